@@ -1,0 +1,1 @@
+"""Pretrained networks that extractors call: one file a family, loaded once a worker."""

@@ -1,0 +1,37 @@
+"""A batch: aligned tensors and texts of several samples, with masks that say what is present."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True)
+class Batch:
+    """B samples. Where a sample lacks a modality its row is zeros (or "") and its mask is False."""
+
+    keys: list[str]
+    sources: list[str]
+    """Source id of each sample: clips of one source are no negatives of each other."""
+    tensors: dict[str, torch.Tensor]
+    """By modality name: float32 (B, ...), shaped as the modality's `Stem` says."""
+    present: dict[str, torch.Tensor]
+    """By modality name, texts too: bool (B,)."""
+    texts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """By modality name, for modalities whose stem is text."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on a device, copied without waiting where memory is pinned."""
+        return Batch(
+            keys=self.keys,
+            sources=self.sources,
+            tensors={name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()},
+            present={name: mask.to(device, non_blocking=True) for name, mask in self.present.items()},
+            texts=self.texts,
+        )

@@ -1,0 +1,1 @@
+"""Typed runs: configuration, named recipes, the command line and the demo."""
