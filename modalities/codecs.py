@@ -1,0 +1,237 @@
+"""Arrays to bytes and back, by codec name: what one piece of a member is made of.
+
+Every function is deterministic (the same input and library versions give the same bytes, whatever the machine) and
+every decoder raises ValueError, and nothing else, for bytes that are damaged or of another format.
+
+    jpeg  uint8 (H, W, 3), lossy           flac  int16 (N,), mono, lossless
+    png   uint8 (H, W, 3) or uint16 (H, W)  npy   any numeric array, never a pickle
+    json  any JSON value                    mp4   Frames(rgb uint8 (T, H, W, 3), pts_ns int64 (T,))
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from omniloom.modalities.base import Codec, Frames
+from omniloom.modalities.sample import NS_PER_S
+
+if TYPE_CHECKING:
+    import av.container
+
+JPEG_QUALITY = 90
+"""Measured on real frames: visually clean, and 4:2:0 as the sources themselves are."""
+
+_MAX_PIXELS = 256_000_000
+_MAX_NPY_BYTES = 1 << 31
+BITEXACT = {"fflags": "+bitexact"}
+"""Container option: no time stamps, no library versions in the file."""
+
+
+def encode(codec: Codec, value: Any) -> bytes:
+    """One piece as bytes. Raises ValueError if the codec cannot hold such a value."""
+    if codec not in _ENCODERS:
+        raise ValueError(f"codec {codec!r} has no encoder of single pieces: known are {', '.join(sorted(_ENCODERS))}")
+    return _ENCODERS[codec](value)
+
+
+def decode(codec: Codec, data: bytes) -> Any:
+    """The value of one piece. Raises ValueError for damaged bytes, naming the codec."""
+    if codec not in _DECODERS:
+        raise ValueError(f"unknown codec {codec!r}: known are {', '.join(sorted(_DECODERS))}")
+    return _DECODERS[codec](data)
+
+
+# --- pictures -------------------------------------------------------------------------------------------------
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """Baseline JPEG, 4:2:0, of uint8 (H, W, 3)."""
+    from PIL import Image
+
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"a JPEG holds uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(out, "JPEG", quality=quality, subsampling="4:2:0")
+    return out.getvalue()
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """Lossless PNG of uint8 (H, W, 3) colour or uint16 (H, W) gray."""
+    from PIL import Image
+
+    colour = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
+    gray16 = array.ndim == 2 and array.dtype == np.uint16
+    if not (colour or gray16):
+        raise ValueError(f"a PNG holds uint8 (H, W, 3) or uint16 (H, W) here, got {array.dtype} {array.shape}")
+    out = io.BytesIO()
+    # Level 3 writes 3-5 x faster than 6 for some 5 % more bytes, and reads no slower.
+    Image.fromarray(np.ascontiguousarray(array)).save(out, "PNG", compress_level=3)
+    return out.getvalue()
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray:
+    return _decode_picture(data, "JPEG")
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    return _decode_picture(data, "PNG")
+
+
+def _decode_picture(data: bytes, kind: str) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=(kind,))
+            if math.prod(picture.size) > _MAX_PIXELS:
+                raise ValueError(f"damaged {kind}: {picture.size} pixels")
+            gray16 = kind == "PNG" and picture.mode in {"I;16", "I"}
+            array = np.asarray(picture) if gray16 else np.asarray(picture.convert("RGB"))
+    # Pillow's own list of what broken files raise, SyntaxError included.
+    except (OSError, SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:
+        raise ValueError(f"damaged {kind}: {error}") from error
+    return array.astype(np.uint16) if gray16 else array
+
+
+# --- sound ----------------------------------------------------------------------------------------------------
+
+
+def encode_flac(samples: np.ndarray, sample_rate_hz: int = 16_000) -> bytes:
+    """FLAC of int16 (N,) mono, N > 0, whose header states its length: DALI's reader needs that."""
+    import av
+
+    if samples.ndim != 1 or samples.dtype != np.int16 or not len(samples):
+        raise ValueError(f"FLAC holds int16 (N,) with N > 0 here, got {samples.dtype} {samples.shape}")
+    # A BytesIO can seek: the muxer goes back and writes the length and the checksum of the samples.
+    out = io.BytesIO()
+    options = {**BITEXACT, "metadata_header_padding": "0"}  # by default 8 KB of nothing
+    with av.open(out, "w", format="flac", options=options) as container:
+        stream = container.add_stream("flac", rate=sample_rate_hz, layout="mono", format="s16")
+        stream.codec_context.options = {"flags": "+bitexact"}
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples)[None, :], format="s16", layout="mono")
+        frame.sample_rate = sample_rate_hz
+        frame.pts = 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def _decode_flac(data: bytes) -> np.ndarray:
+    import av
+
+    try:
+        with av.open(io.BytesIO(data), format="flac") as container:
+            # FLAC frames carry checksums; by default FFmpeg only logs a mismatch.
+            container.streams.audio[0].codec_context.options = {"err_detect": "crccheck+explode"}
+            blocks = [_mono_int16(frame.to_ndarray()) for frame in container.decode(audio=0)]
+    except (av.FFmpegError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"damaged FLAC: {error}") from error
+    samples = np.concatenate(blocks) if blocks else np.empty(0, np.int16)
+    stated = int.from_bytes(data[21:26], "big") & ((1 << 36) - 1)  # STREAMINFO: total samples
+    if not blocks or len(samples) != stated:
+        raise ValueError(f"damaged FLAC: {len(samples)} samples, its header states {stated}")
+    return samples
+
+
+def _mono_int16(block: np.ndarray) -> np.ndarray:
+    if block.dtype != np.int16 or block.shape[0] != 1:
+        raise ValueError(f"FLAC here is 16-bit mono, got {block.dtype} with {block.shape[0]} channels")
+    return block[0]
+
+
+# --- arrays and records ---------------------------------------------------------------------------------------
+
+
+def encode_npy(array: np.ndarray) -> bytes:
+    """NumPy's format, version 1, of a numeric array."""
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return out.getvalue()
+
+
+def _decode_npy(data: bytes) -> np.ndarray:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"version {version}")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        body = data[stream.tell() :]
+        # Checked before NumPy allocates what a damaged header asks for.
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or fortran or size != len(body) or size > _MAX_NPY_BYTES:
+            raise ValueError(f"header states {dtype} {shape}, {len(body)} bytes follow")
+        return np.frombuffer(body, dtype).reshape(shape)
+    except (ValueError, SyntaxError, TypeError, EOFError, OverflowError, UnicodeError) as error:
+        raise ValueError(f"damaged NPY: {error}") from error
+
+
+def encode_json(value: Any) -> bytes:
+    """UTF-8 JSON on one line with a newline; keys stay in their order. Raises ValueError for NaN."""
+    return (json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
+def _decode_json(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"damaged JSON: {error}") from error
+
+
+# --- video ----------------------------------------------------------------------------------------------------
+
+
+def _decode_mp4(data: bytes) -> Frames:
+    """Every picture of the first video stream and its presentation time in the file."""
+    import av
+
+    try:
+        with av.open(io.BytesIO(data), format="mov") as container:
+            rgb, pts_ns = _pictures(container)
+    except (av.FFmpegError, IndexError, UnicodeDecodeError, MemoryError) as error:
+        raise ValueError(f"damaged MP4: {error}") from error
+    if not rgb or len({picture.shape for picture in rgb}) != 1:
+        raise ValueError(f"damaged MP4: {len(rgb)} pictures of {len({picture.shape for picture in rgb})} sizes")
+    return Frames(np.stack(rgb), np.array(pts_ns, np.int64))
+
+
+def _pictures(container: av.container.InputContainer) -> tuple[list[np.ndarray], list[int]]:
+    stream = container.streams.video[0]
+    # One thread: with slice threads FFmpeg hides damage, and pixels can depend on their number.
+    stream.codec_context.thread_count = 1
+    rgb: list[np.ndarray] = []
+    pts_ns: list[int] = []
+    for frame in container.decode(stream):
+        if frame.is_corrupt or frame.pts is None or frame.time_base is None:
+            raise ValueError(f"damaged MP4: picture {len(rgb)} is corrupt")
+        rgb.append(frame.to_ndarray(format="rgb24"))
+        pts_ns.append(round(frame.pts * frame.time_base * NS_PER_S))
+    return rgb, pts_ns
+
+
+_ENCODERS: Mapping[str, Callable[[Any], bytes]] = {
+    "jpeg": encode_jpeg,
+    "png": encode_png,
+    "flac": encode_flac,
+    "npy": encode_npy,
+    "json": encode_json,
+}
+_DECODERS = cast(
+    "Mapping[str, Callable[[bytes], Any]]",
+    {
+        "jpeg": _decode_jpeg,
+        "png": _decode_png,
+        "flac": _decode_flac,
+        "npy": _decode_npy,
+        "json": _decode_json,
+        "mp4": _decode_mp4,
+    },
+)

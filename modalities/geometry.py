@@ -1,0 +1,185 @@
+"""Pixels, rays and crops: the one place that knows where a pixel is.
+
+Conventions: pixel (u, v) with integer u, v is the CENTRE of that pixel, so an image w wide covers [-0.5, w - 0.5].
+Camera axes are OpenCV's: x right, y down, z forward; z is the distance along the optical axis, not along the ray.
+X = (u - cx) z / fx, Y = (v - cy) z / fy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from omniloom.modalities.base import Window
+
+
+# --- the square that a window shows, the same for frames, depth and normals --------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A square of the picture: side as a fraction of the short side, place as a fraction of the room left, mirrored."""
+
+    side: float = 1.0
+    across: float = 0.5
+    down: float = 0.5
+    flip: bool = False
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom in pixel edges (0 .. width, 0 .. height): the same part of any size of picture."""
+        side = self.side * min(width, height)
+        left, top = self.across * (width - side), self.down * (height - side)
+        return left, top, left + side, top + side
+
+
+def view_of(window: Window) -> View:
+    """The centre square in evaluation; in training one of at least 0.8 of its side at a random place.
+
+    Never mirrored: captions say left and right.
+    """
+    if not window.train:
+        return View()
+    side, across, down = window.rng(2).random(3)
+    return View(side=0.8 + 0.2 * side, across=across, down=down)
+
+
+def show_rgb(rgb: np.ndarray, view: View, px: int) -> np.ndarray:
+    """uint8 (T, H, W, 3) -> uint8 (T, px, px, 3), bilinear with antialiasing."""
+    from PIL import Image
+
+    height, width = rgb.shape[1:3]
+    box = view.box(width, height)
+    shown = np.empty((len(rgb), px, px, 3), np.uint8)
+    for index, picture in enumerate(rgb):
+        image = Image.fromarray(np.ascontiguousarray(picture))
+        shown[index] = np.asarray(image.resize((px, px), Image.Resampling.BILINEAR, box=box))
+    return shown[:, :, ::-1] if view.flip else shown
+
+
+def show_nearest(values: np.ndarray, view: View, px: int) -> np.ndarray:
+    """(T, H, W, ...) -> (T, px, px, ...), nearest: neither depth nor normals may be mixed across an edge.
+
+    Mirroring is the caller's: it negates n_x.
+    """
+    height, width = values.shape[1:3]
+    left, top, right, bottom = view.box(width, height)
+    rows = np.minimum((top + (np.arange(px) + 0.5) * (bottom - top) / px).astype(np.int64), height - 1)
+    columns = np.minimum((left + (np.arange(px) + 0.5) * (right - left) / px).astype(np.int64), width - 1)
+    return values[:, rows[:, None], columns[None, :]]
+
+
+def mirror_normals(normals: np.ndarray) -> np.ndarray:
+    """Normals (..., H, W, 3) of the mirrored scene: columns reversed and n_x negated."""
+    return normals[..., ::-1, :] * np.array([-1, 1, 1], normals.dtype)
+
+
+# --- sizes and intrinsics -------------------------------------------------------------------------------------
+
+
+def fit_short_side(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) with the short side at most that long, never enlarged, ratio kept to the pixel."""
+    scale = min(1.0, short_side / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def intrinsics(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+    """K float64 (3, 3), pixels."""
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+
+
+def assumed_intrinsics(width: int, height: int, fov_deg: float = 60.0) -> np.ndarray:
+    """K of a camera nobody described: `fov_deg` across the longer side, centre in the middle."""
+    focal = 0.5 * max(width, height) / np.tan(np.radians(fov_deg) / 2)
+    return intrinsics(float(focal), float(focal), (width - 1) / 2, (height - 1) / 2)
+
+
+def resized_intrinsics(k: np.ndarray, old_wh: tuple[int, int], new_wh: tuple[int, int]) -> np.ndarray:
+    """K after the picture was resized (averaging, bilinear): pixel edges map to pixel edges."""
+    (old_w, old_h), (new_w, new_h) = old_wh, new_wh
+    sx, sy = new_w / old_w, new_h / old_h
+    return intrinsics(k[0, 0] * sx, k[1, 1] * sy, (k[0, 2] + 0.5) * sx - 0.5, (k[1, 2] + 0.5) * sy - 0.5)
+
+
+def cropped_intrinsics(k: np.ndarray, left: float, top: float) -> np.ndarray:
+    """K after `left` columns and `top` rows were cut away."""
+    return intrinsics(k[0, 0], k[1, 1], k[0, 2] - left, k[1, 2] - top)
+
+
+def flipped_intrinsics(k: np.ndarray, width: int) -> np.ndarray:
+    """K after mirroring left and right."""
+    return intrinsics(k[0, 0], k[1, 1], width - 1 - k[0, 2], k[1, 2])
+
+
+def nearest_grid(old: int, new: int) -> np.ndarray:
+    """Source indices int64 (new,) that a nearest resize keeps."""
+    return np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
+
+
+def resize_nearest(values: np.ndarray, k: np.ndarray, new_wh: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(T, H, W) by nearest to the new size, and K of the rays whose values were kept.
+
+    Halving keeps every second pixel as it was, not the point between two; so cx is that of the kept pixels, up to half
+    a source pixel from `resized_intrinsics`, and unprojected points lie on the surface exactly.
+    """
+    height, width = values.shape[1:3]
+    new_w, new_h = new_wh
+    columns, rows = nearest_grid(width, new_w), nearest_grid(height, new_h)
+    step_x, step_y = width / new_w, height / new_h
+    first_x = float(np.mean(columns - step_x * np.arange(new_w)))
+    first_y = float(np.mean(rows - step_y * np.arange(new_h)))
+    kept = intrinsics(k[0, 0] / step_x, k[1, 1] / step_y, (k[0, 2] - first_x) / step_x, (k[1, 2] - first_y) / step_y)
+    return values[:, rows[:, None], columns[None, :]], kept
+
+
+# --- points and normals ---------------------------------------------------------------------------------------
+
+
+def rays(k: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Points at z = 1 seen by each pixel, float64 (H, W, 3)."""
+    x = (np.arange(width) - k[0, 2]) / k[0, 0]
+    y = (np.arange(height) - k[1, 2]) / k[1, 1]
+    return np.stack([*np.meshgrid(x, y), np.ones((height, width))], axis=-1)
+
+
+def unproject(z: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Depth (..., H, W) along the axis -> points (..., H, W, 3), in the unit of z; NaN where z is NaN."""
+    return z[..., None] * rays(k, z.shape[-1], z.shape[-2])
+
+
+def normals_from_depth(z: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Unit normals float32 (H, W, 3) of depth (H, W), facing the camera; NaN where they cannot be told.
+
+    Planes are planes in inverse depth: 1/z = a u + b v + c for every point of one plane, exactly. So the slopes of 1/z
+    give the normal without the bias that differences of points have, and need no neighbour on the far side of an edge:
+    each slope takes the side, left or right, up or down, where 1/z bends less.
+    """
+    inverse = 1.0 / np.where(z > 0, z, np.nan).astype(np.float64)
+    slope_u = _slope(inverse)
+    slope_v = _slope(inverse.T).T
+    height, width = z.shape
+    u, v = np.meshgrid(np.arange(width) - k[0, 2], np.arange(height) - k[1, 2])
+    normal = np.stack([slope_u * k[0, 0], slope_v * k[1, 1], inverse - u * slope_u - v * slope_v], axis=-1)
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    # The plane is n.P = positive, and the camera looks along +P: facing it means n.P < 0.
+    return (-normal).astype(np.float32)
+
+
+def _slope(inverse: np.ndarray) -> np.ndarray:
+    """Slope of each pixel along its row, (H, W): central where the surface is smooth, else of the smoother side."""
+    padded = np.pad(inverse, ((0, 0), (2, 2)), constant_values=np.nan)
+    width = inverse.shape[1]
+    far_left, left, here, right, far_right = (padded[:, start : start + width] for start in range(5))
+    forward, backward = right - here, here - left
+    bend_forward = np.abs(far_right - right - forward)
+    bend_backward = np.abs(backward - (left - far_left))
+    # Central differences are an order more exact, so they lose only where the surface really breaks.
+    bend_here = 0.1 * np.abs(forward - backward)
+    nothing = np.float64(np.inf)
+    bends = np.stack([np.where(np.isnan(bend), nothing, bend) for bend in (bend_here, bend_forward, bend_backward)])
+    # A side whose second neighbour is missing may still be the only one there is.
+    slopes = np.stack([0.5 * (forward + backward), forward, backward])
+    lone = np.where(np.isnan(forward), backward, forward)
+    best = np.argmin(bends, axis=0)
+    chosen = np.take_along_axis(slopes, best[None], axis=0)[0]
+    return np.where(np.isinf(bends.min(axis=0)), lone, chosen)
