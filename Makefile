@@ -1,0 +1,46 @@
+# Every target works from a fresh clone, without root: the first one that needs the environment makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.omniloom-ready
+
+.PHONY: help setup demo test check lint format types imports bench dist clean
+help: ## what you can do here
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## make .venv with everything the demo and the tests need
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: setup ## raw video to a trained model, with a table and a picture at the end
+	$(BIN)/omniloom demo --out demo
+
+test: setup ## all tests
+	$(BIN)/python -m pytest
+
+check: lint types imports test ## format, lint, types, import rules, tests
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: setup
+	$(BIN)/lint-imports --no-cache
+
+bench: setup ## what a build costs and how much memory it takes, beside FFmpeg alone
+	$(BIN)/python -m benchmarks.build
+
+dist: setup ## sdist and wheel
+	$(BIN)/python -m build --outdir dist .
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache

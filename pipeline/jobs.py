@@ -1,0 +1,315 @@
+"""Runs a build on Ray: one task a work unit, one pool of actors a model. The only file that imports ray.
+
+A task owns its unit from the first byte read to the commit, so that exactly-once needs no coordination: a unit is
+committed or it is done again. Models live in actors, loaded once each, on a fraction of a GPU where there is one. What
+crosses between them is what a model eats (sampled frames, 16 kHz sound) and what it answers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from omniloom.modalities import Drop, Sample, SourceId
+from omniloom.modalities.base import Ask, ModelRef
+from omniloom.modalities.models import ask_here
+from omniloom.pipeline.corpus import create_corpus, open_corpus
+from omniloom.pipeline.extract import weave
+from omniloom.pipeline.recipe import BuildRecipe
+from omniloom.pipeline.shard import committed_units, write_drops, write_unit
+from omniloom.pipeline.sources import find_sources, identify
+from omniloom.pipeline.units import Unit, UnitsConfig, plan_units
+
+IDENTIFY_BATCH = 64
+"""Files hashed by one task."""
+UNIT_RETRIES = 2
+"""Times a unit is tried again when its worker dies (killed, out of memory, lost node)."""
+
+
+@dataclass(slots=True)
+class BuildReport:
+    """What a build did. `dropped` counts every rejection by its reason code."""
+
+    sources: int = 0
+    clips: int = 0
+    samples: int = 0
+    dropped: dict[str, int] = field(default_factory=dict[str, int])
+    shards: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    decoded_seconds: float = 0.0
+    """Seconds of media that this run decoded; 0 when everything was committed before."""
+    skipped_committed: int = 0
+    """Sources whose unit was committed by an earlier run."""
+    corpus_samples: int = 0
+    """In the whole corpus, earlier runs included."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildProgress:
+    """Where a build stands, for whoever shows it."""
+
+    done_sources: int
+    all_sources: int
+    samples: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class _UnitResult:
+    unit: int
+    sources: int
+    samples: int
+    dropped: dict[str, int]
+    bytes: int
+    cpu_seconds: float
+    decoded_seconds: float
+
+
+def build(
+    recipe: BuildRecipe,
+    sources: Sequence[str],
+    out: Path,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    units: UnitsConfig | None = None,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+) -> BuildReport:
+    """Builds or continues the corpus at `out` from files, folders, globs and lists.
+
+    `address` joins a Ray cluster; without one Ray is started here with `workers` processes (default: one a core) and
+    ended with the build. `workers=0` runs in this process, without Ray. Raises ValueError when the corpus at `out` was
+    made by another recipe, when a model is missing, or when nothing was found.
+    """
+    began = time.perf_counter()
+    for ref in recipe.models():
+        _family(ref).check(ref)
+    found, drops = find_sources(sources)
+    create_corpus(out, modalities=list(recipe.modalities), recipe=recipe.as_dict())
+    progress = on_progress or (lambda _: None)
+
+    with _pool(address, workers, recipe) as pool:
+        planned, listing_drops = plan_units(out, found, pool.identify_all, units)
+        drops = [*drops, *listing_drops]
+        write_drops(out, "listing", drops)
+        done = committed_units(out)
+        todo = [unit for unit in planned if unit.id not in done]
+        report = BuildReport(
+            sources=len(found) + len({drop.path for drop in drops} - {item.path for item in found}),
+            dropped=dict(Counter(drop.reason for drop in drops)),
+            skipped_committed=sum(len(unit.sources) for unit in planned if unit.id in done),
+        )
+        all_sources = sum(len(unit.sources) for unit in todo)
+        finished = 0
+        progress(BuildProgress(0, all_sources, 0, sum(report.dropped.values())))
+        for result in pool.run(recipe, out, todo):
+            finished += result.sources
+            _add(report, result)
+            progress(BuildProgress(finished, all_sources, report.samples, sum(report.dropped.values())))
+
+    report.corpus_samples = len(open_corpus(out))
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _add(report: BuildReport, result: _UnitResult) -> None:
+    report.samples += result.samples
+    report.clips += result.samples + sum(result.dropped.values())
+    report.shards += result.samples > 0
+    report.bytes += result.bytes
+    report.cpu_seconds += result.cpu_seconds
+    report.decoded_seconds += result.decoded_seconds
+    report.dropped = dict(Counter(report.dropped) + Counter(result.dropped))
+
+
+def _do_unit(recipe: BuildRecipe, out: Path, unit: Unit, ask: Ask) -> _UnitResult:
+    """Everything a unit needs, in the process that runs it; the commit is its last act."""
+    cpu_before = time.process_time()
+    decoded_ns = 0
+
+    def outcomes() -> Iterator[Sample | Drop]:
+        nonlocal decoded_ns
+        for source in unit.sources:
+            for outcome in weave(source, recipe, ask):
+                if outcome.clip is not None:
+                    decoded_ns += outcome.clip.duration_ns
+                yield outcome
+
+    written = write_unit(out, unit.id, outcomes(), list(recipe.modalities))
+    return _UnitResult(
+        unit=unit.id,
+        sources=len(unit.sources),
+        samples=written.samples,
+        dropped=written.dropped,
+        bytes=written.bytes,
+        cpu_seconds=time.process_time() - cpu_before,
+        decoded_seconds=decoded_ns / 1e9,
+    )
+
+
+def _identify_each(paths: Sequence[str]) -> list[SourceId | Drop]:
+    ids: list[SourceId | Drop] = []
+    for path in paths:
+        try:
+            ids.append(identify(path))
+        except OSError as error:
+            ids.append(Drop(path, "list", "unreadable", error.strerror or str(error)))
+    return ids
+
+
+def _family(ref: ModelRef) -> Any:
+    """The file in modalities/models/ (or the module path) that knows the model's family."""
+    return import_module(ref.family if "." in ref.family else f"omniloom.modalities.models.{ref.family}")
+
+
+# --- where the work runs --------------------------------------------------------------------------------------
+
+
+class _Here:
+    """Runs everything in this process: for debugging, and for a handful of files."""
+
+    def identify_all(self, paths: Sequence[str]) -> Iterable[SourceId | Drop]:
+        return _identify_each(paths)
+
+    def run(self, recipe: BuildRecipe, out: Path, units: Sequence[Unit]) -> Iterator[_UnitResult]:
+        ask = ask_here()
+        for unit in units:
+            yield _do_unit(recipe, out, unit, ask)
+
+
+class _OnRay:
+    """Runs units as tasks and models as actors of a Ray cluster."""
+
+    def __init__(self, recipe: BuildRecipe) -> None:
+        import ray
+
+        resources = ray.cluster_resources()
+        self._cpus = max(1, int(resources.get("CPU", 1)))
+        self._actors = {ref: self._start_actors(ref, resources.get("GPU", 0.0)) for ref in recipe.models()}
+
+    def _start_actors(self, ref: ModelRef, gpus: float) -> list[Any]:
+        import ray
+
+        share: float = _family(ref).GPUS if gpus else 0.0
+        # On CPUs an actor claims no slot: the task that waits for its answer leaves its own core idle meanwhile.
+        count = max(1, int(gpus / share)) if share else self._cpus
+        actor = ray.remote(_ModelActor).options(num_cpus=0, num_gpus=share, max_restarts=3, max_task_retries=3)
+        return [actor.remote(ref) for _ in range(count)]
+
+    def identify_all(self, paths: Sequence[str]) -> Iterable[SourceId | Drop]:
+        import ray
+
+        task = ray.remote(_identify_each)
+        batches = [paths[start : start + IDENTIFY_BATCH] for start in range(0, len(paths), IDENTIFY_BATCH)]
+        return itertools.chain.from_iterable(ray.get([task.remote(batch) for batch in batches]))
+
+    def run(self, recipe: BuildRecipe, out: Path, units: Sequence[Unit]) -> Iterator[_UnitResult]:
+        import ray
+
+        task = ray.remote(_do_unit).options(num_cpus=1, max_retries=UNIT_RETRIES)
+        recipe_ref = ray.put(recipe)
+        waiting = iter(units)
+        # Two units a core in flight keep every core fed; more would only queue.
+        running: dict[Any, Unit] = {}
+        while True:
+            for unit in itertools.islice(waiting, 2 * self._cpus - len(running)):
+                ask = _AskActors(self._actors, turn=unit.id)
+                running[task.remote(recipe_ref, out, unit, ask)] = unit
+            if not running:
+                return
+            ready, _ = ray.wait(list(running), num_returns=1)
+            for ref in ready:
+                unit = running.pop(ref)
+                try:
+                    yield ray.get(ref)
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                    names = ", ".join(source.path for source in unit.sources[:3])
+                    raise RuntimeError(
+                        f"the worker of unit {unit.id} died {UNIT_RETRIES + 1} times ({type(error).__name__}) on {names}"
+                        f"{' ...' if len(unit.sources) > 3 else ''}: free memory or leave these out; all else is committed"
+                    ) from error
+
+
+class _ModelActor:
+    """One loaded model; Ray calls it from many tasks, one question at a time."""
+
+    def __init__(self, ref: ModelRef) -> None:
+        self._model = _family(ref).load(ref)
+
+    def answer(self, *inputs: Any) -> Any:
+        return self._model(*inputs)
+
+
+class _AskActors:
+    """An `Ask` that a task carries: takes the actors of a model in turn and waits for the answer."""
+
+    def __init__(self, actors: dict[ModelRef, list[Any]], turn: int) -> None:
+        self._actors = actors
+        self._turn = itertools.count(turn)
+
+    def __call__(self, ref: ModelRef, *inputs: Any) -> Any:
+        import ray
+
+        actors = self._actors[ref]
+        return ray.get(actors[next(self._turn) % len(actors)].answer.remote(*inputs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_AskActors, (self._actors, next(self._turn)))
+
+
+@contextmanager
+def _pool(address: str | None, workers: int | None, recipe: BuildRecipe) -> Iterator[_Here | _OnRay]:
+    if workers == 0 and address is None:
+        yield _Here()
+        return
+    with ray_session(address, workers):
+        yield _OnRay(recipe)
+
+
+@contextmanager
+def ray_session(address: str | None = None, workers: int | None = None) -> Iterator[None]:
+    """Joins the cluster at `address`, or starts a private Ray here and ends it afterwards, and only it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():  # the caller's own session: use it, leave it
+        yield
+        return
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # A short path: Ray's sockets live in it, and their names are limited to 107 bytes.
+    scratch = tempfile.mkdtemp(prefix="loom-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers or os.cpu_count(),
+            include_dashboard=False,
+            object_store_memory=512 * 1024 * 1024,
+            _temp_dir=scratch,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,230 @@
+"""The command line: every verb reads its recipe, calls one function and shows what came of it.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage or recipe; 3 finished, but nothing was produced; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from omniloom import __version__
+
+if TYPE_CHECKING:
+    from omniloom.pipeline.jobs import BuildProgress
+    from omniloom.trainer.train import StepReport
+
+app = typer.Typer(
+    name="omniloom",
+    help="Raw video to omni-modal corpora, and a compact MiCo model trained on them.",
+    epilog="Start with: omniloom demo",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+NOTHING_PRODUCED = 3
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe's name, or the path of a .yaml file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys, e.g. clips.length_s=5")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        sys.stdout.write(f"omniloom {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+@app.command(epilog="Example: omniloom build videos/ more/*.mp4 --out corpus clips.by=shots")
+def build(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE... [KEY=VALUE]...", help="Files, folders, globs, lists.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The corpus: made, or continued.")],
+    recipe: Recipe = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes here; 0 means this one, without Ray.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a corpus from raw video. Run it again and it continues."""
+    from omniloom.pipeline.jobs import build as run
+    from omniloom.recipes.config import build_recipe
+    from omniloom.recipes.show import bar, emit
+
+    paths, overrides = _split_overrides(sources)
+    if not paths:
+        raise typer.BadParameter("name at least one file, folder, glob or list", param_hint="SOURCE")
+    described = build_recipe(recipe, overrides)
+    with bar("build", "sources") as line:
+
+        def show(at: BuildProgress) -> None:
+            line.update(at.done_sources, at.all_sources, f"{at.samples} samples, {at.dropped} dropped")
+
+        report = run(described, paths, out, address=address, workers=workers, on_progress=show)
+    emit(report, json)
+    if report.corpus_samples == 0:
+        _say_drops(report.dropped)
+        raise typer.Exit(NOTHING_PRODUCED)
+
+
+@app.command(epilog="Example: omniloom check corpus")
+def check(
+    corpus: Annotated[Path, typer.Argument(help="A corpus.")],
+    json: Json = False,
+) -> None:
+    """Verify every hash, count, time and geometry record of a corpus; exit 1 on any fault."""
+    from omniloom.pipeline.check import check as run
+    from omniloom.pipeline.corpus import open_corpus
+    from omniloom.recipes.show import bar, emit
+
+    opened = open_corpus(corpus)
+    with bar("check", "shards") as line:
+        faults = run(opened, on_progress=lambda done, total: line.update(done, total))
+    emit({"samples": len(opened), "shards": len(opened.shards), "faults": faults}, json)
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: omniloom stats corpus")
+def stats(corpus: Annotated[Path, typer.Argument(help="A corpus.")], json: Json = False) -> None:
+    """Count what a corpus holds: hours, modalities, bytes, drops by reason."""
+    from omniloom.pipeline.corpus import open_corpus
+    from omniloom.recipes.show import emit
+
+    emit(open_corpus(corpus).stats(), json)
+
+
+@app.command(epilog="Example: omniloom train --recipe mico-tiny --corpus corpus --run runs/first train.steps=300")
+def train(
+    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to train on.")],
+    run: Annotated[Path, typer.Option("--run", help="Folder of the run: made, or continued.")],
+    overrides: Overrides = None,
+    recipe: Recipe = "mico-tiny",
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode.")] = 2,
+    json: Json = False,
+) -> None:
+    """Train MiCo on a corpus; a run that exists continues. Several GPUs: torchrun -m omniloom.recipes.cli train ..."""
+    from omniloom.recipes.config import train_recipe
+    from omniloom.recipes.show import bar, emit
+    from omniloom.trainer.train import train as fit
+
+    described = train_recipe(recipe, overrides or ())
+    with bar("train", "steps") as line:
+
+        def show(at: StepReport) -> None:
+            line.update(at.step, at.steps, f"loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s")
+
+        report = fit(described, corpus, run, on_step=show, workers=workers)
+    emit(report, json)
+
+
+@app.command(name="eval", epilog="Example: omniloom eval --run runs/first --corpus corpus --split test")
+def evaluate(
+    run: Annotated[Path, typer.Option("--run", help="Folder of a run.")],
+    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to evaluate on.")],
+    split: Annotated[str, typer.Option(help="train, test, or all.")] = "test",
+    json: Json = False,
+) -> None:
+    """Measure retrieval, matching and captioning of a run, beside chance and an untrained model."""
+    from omniloom.recipes.show import bar, emit
+    from omniloom.trainer.evaluate import evaluate as measure
+
+    with bar("eval", "samples") as line:
+        report = measure(run, corpus, split=split, on_progress=lambda done, total: line.update(done, total))
+    if not json:
+        from omniloom.recipes.tables import show_retrieval
+
+        show_retrieval(report)
+    else:
+        emit(report, json)
+
+
+@app.command(epilog="Example: omniloom demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("demo"),
+    recipe: Recipe = "demo",
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """All of it on small real and rendered media, offline: raw files, corpus, training, retrieval, a picture."""
+    from omniloom.recipes.demo import demo as run
+    from omniloom.recipes.show import emit
+
+    report = run(out, recipe or "demo", overrides or ())
+    if json:
+        emit(report, json)
+
+
+def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Sources and recipe overrides: a word with "=" that is no file is an override."""
+    overrides = [word for word in arguments if "=" in word and not Path(word).exists()]
+    return [word for word in arguments if word not in overrides], overrides
+
+
+def _say_drops(dropped: dict[str, int]) -> None:
+    from omniloom.recipes.show import say
+
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "no sources"
+    say(f"omniloom: nothing was produced: {listed}")
+
+
+def main() -> None:
+    """The `omniloom` command: turns every failure into one line and an exit code."""
+    try:
+        result: Any = app(standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except typer.Exit as leave:
+        code = leave.exit_code
+    except KeyboardInterrupt:
+        code = _fail("interrupted: run the same command again to continue", 130)
+    except typer.Abort:
+        code = _fail("interrupted: run the same command again to continue", 130)
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: one line for the user, exit code for scripts
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> int:
+    import os
+
+    # Usage errors: click's own classes in older typer, typer's in newer, so they are known by what they can do.
+    describe = getattr(error, "format_message", None)
+    if describe is not None:
+        return _fail(f"{describe()} (see {_help_of(error)})", 2)
+    if os.environ.get("OMNILOOM_TRACEBACK"):
+        raise error
+    from omniloom.recipes.config import RecipeError
+
+    if isinstance(error, RecipeError):
+        return _fail(str(error), 2)
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("omniloom"):
+        return _fail(f"package {error.name!r} is not installed: pip install 'omniloom[all]' (or the extra of this job)", 1)
+    if isinstance(error, (ValueError, OSError, RuntimeError)):
+        return _fail(str(error).strip() or type(error).__name__, 1)
+    return _fail(f"{type(error).__name__}: {error} (a fault of omniloom's: OMNILOOM_TRACEBACK=1 shows where)", 1)
+
+
+def _help_of(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'omniloom'} --help"
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"omniloom: {line}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()
