@@ -13,7 +13,6 @@ import numpy as np
 
 from omniloom.modalities.base import Window
 
-
 # --- the square that a window shows, the same for frames, depth and normals --------------------------------------
 
 
