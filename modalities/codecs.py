@@ -128,7 +128,7 @@ def _decode_flac(data: bytes) -> np.ndarray:
     import av
 
     try:
-        with av.open(io.BytesIO(data), format="flac") as container:
+        with av.open(io.BytesIO(data), "r", format="flac") as container:
             # FLAC frames carry checksums; by default FFmpeg only logs a mismatch.
             container.streams.audio[0].codec_context.options = {"err_detect": "crccheck+explode"}
             blocks = [_mono_int16(frame.to_ndarray()) for frame in container.decode(audio=0)]
@@ -194,7 +194,7 @@ def _decode_mp4(data: bytes) -> Frames:
     import av
 
     try:
-        with av.open(io.BytesIO(data), format="mov") as container:
+        with av.open(io.BytesIO(data), "r", format="mov") as container:
             rgb, pts_ns = _pictures(container)
     except (av.FFmpegError, IndexError, UnicodeDecodeError, MemoryError) as error:
         raise ValueError(f"damaged MP4: {error}") from error
