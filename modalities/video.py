@@ -206,7 +206,7 @@ def _with_sound(movie: bytes, audio: Waveform, codec: str) -> bytes:
         pictures = source.streams.video[0]
         video_out = container.add_stream_from_template(pictures)
         name = "aac" if codec == "h264" else "libopus"
-        sound = cast("av.AudioStream", container.add_stream(name, rate=audio.sample_rate_hz, layout="mono"))
+        sound = container.add_stream(name, rate=audio.sample_rate_hz, layout="mono")
         sound.codec_context.options = {"flags": "+bitexact"}
         sound.codec_context.bit_rate = 48_000
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio.samples)[None, :], format="s16", layout="mono")

@@ -1,1 +1,56 @@
-"""Pretrained networks that extractors call: one file a family, loaded once a worker."""
+"""Pretrained networks that extractors call: one file a family, loaded once a worker.
+
+Each file has `GPUS`, the fraction of a GPU that one loaded model wants where there is one, and the three functions of
+`Family`. A family from outside is named by its module path, as in `ModelRef("mylab.sounds", "large")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from omniloom.modalities.base import Ask, ModelRef
+
+
+class Family(Protocol):
+    """What a file in this folder offers."""
+
+    GPUS: float
+
+    def check(self, ref: ModelRef) -> None:
+        """Fast. Raises ValueError, saying how to get the model, if `load` could not work."""
+
+    def load(self, ref: ModelRef) -> Callable[..., Any]:
+        """The model, ready to be called; what it takes and gives is the family's own, picklable."""
+        ...
+
+    def describe(self, ref: ModelRef) -> tuple[str, str]:
+        """Its name and revision, for the sidecar: equal models have equal ones on every machine."""
+        ...
+
+
+def family_of(ref: ModelRef) -> Family:
+    """The module that knows the model. Raises ValueError if there is none of that name."""
+    name = ref.family if "." in ref.family else f"{__name__}.{ref.family}"
+    try:
+        return cast(Family, import_module(name))
+    except ModuleNotFoundError as error:
+        if error.name and not name.startswith(error.name):
+            raise
+        raise ValueError(f"no family of models is called {ref.family!r}: there is no module {name}") from error
+
+
+def ask_here() -> Ask:
+    """An `Ask` that loads each model once, in this process, at its first question."""
+    return _ask
+
+
+def _ask(ref: ModelRef, *inputs: Any) -> Any:
+    return _loaded(ref)(*inputs)
+
+
+@cache
+def _loaded(ref: ModelRef) -> Callable[..., Any]:
+    return family_of(ref).load(ref)
