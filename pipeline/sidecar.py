@@ -1,0 +1,172 @@
+"""The Parquet file beside each shard: one row a sample, sealed so that any changed byte is found on reading.
+
+Parquet's page checksums leave its footer open to silent damage, so each file also carries, in its footer, a hash of
+itself taken with the hash's own digits set to zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from omniloom.modalities import load, short_name
+from omniloom.modalities.base import FactType
+
+FORMAT_VERSION = 1
+
+CORE_FACTS: Mapping[str, pa.DataType] = {
+    "audio_offset_ns": pa.int64(),
+    "av_check": pa.string(),
+    "language": pa.string(),
+    "split": pa.string(),
+    "width": pa.int64(),
+    "height": pa.int64(),
+    "status": pa.string(),
+}
+"""Facts about a sample that every corpus has a column for; others share the `facts` column, as JSON."""
+
+_MEMBER = (("offset", pa.int64()), ("size", pa.int64()), ("xxh3", pa.uint64()))
+_PART = (*_MEMBER, ("pieces_xxh3", pa.list_(pa.uint64())), ("model", pa.string()), ("revision", pa.string()))
+PART_FIELDS = frozenset(name for name, _ in _PART) | {"params"}
+"""Fields of a modality's struct that are no facts of its own."""
+
+DROPS_SCHEMA = pa.schema(
+    [
+        ("unit", pa.int64()),
+        ("path", pa.string()),
+        ("source_id", pa.string()),
+        ("start_ns", pa.int64()),
+        ("end_ns", pa.int64()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+_ARROW: Mapping[FactType, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+    "list<int64>": pa.list_(pa.int64()),
+    "list<double>": pa.list_(pa.float64()),
+    "list<string>": pa.list_(pa.string()),
+}
+_RECORD = b"omniloom"
+_SEAL_MARK = b"omniloom-seal-xxh3-128="
+_SEAL_DIGITS = 32
+
+
+class DamagedError(ValueError):
+    """Stored bytes are not what was written; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a sidecar says about its shard as a whole. A unit without samples has no tar: sha256 "" and size 0."""
+
+    unit: int
+    samples: int
+    tar_size: int
+    tar_sha256: str
+    dropped: Mapping[str, int]
+    """Count of the unit's drops, by reason."""
+
+
+def schema_of(modalities: Sequence[str]) -> pa.Schema:
+    """Columns of a sidecar: the same for every shard of a corpus. A modality's struct is null where it is absent."""
+    parts = {short_name(name): load(name).facts for name in modalities}
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("unit", pa.int64()),
+            ("source_id", pa.string()),
+            ("source_path", pa.string()),
+            ("start_ns", pa.int64()),
+            ("end_ns", pa.int64()),
+            ("duration_ns", pa.int64()),
+            ("time_base", pa.string()),
+            *CORE_FACTS.items(),
+            ("facts", pa.string()),
+            ("json", pa.struct(_MEMBER)),
+            *((name, pa.struct([*_PART, ("params", pa.string()), *_fields(facts)])) for name, facts in parts.items()),
+        ]
+    )
+
+
+def sidecar_bytes(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str], record: Record) -> bytes:
+    """A sealed Parquet file of the rows. The same rows give the same bytes."""
+    table = pa.Table.from_pylist(list(rows), schema=schema_of(modalities))
+    return _sealed_bytes(table, {"format": FORMAT_VERSION, **asdict(record)})
+
+
+def drops_bytes(rows: Sequence[Mapping[str, Any]], unit: int | None) -> bytes:
+    """A sealed Parquet file of drops: of a unit, or of none."""
+    return _sealed_bytes(
+        pa.Table.from_pylist(list(rows), schema=DROPS_SCHEMA), {"format": FORMAT_VERSION, "unit": unit}
+    )
+
+
+def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, Record]:
+    """Rows and record of a sidecar. Raises `DamagedError` if a byte of it changed, FileNotFoundError if it is gone."""
+    table, values = _read_sealed(path, columns)
+    values.pop("format")
+    return table, Record(**values)
+
+
+def read_drops(path: Path) -> pa.Table:
+    """Drops of one unit. Raises `DamagedError` if a byte of the file changed, FileNotFoundError if it is gone."""
+    return _read_sealed(path, None)[0]
+
+
+def _fields(facts: Mapping[str, FactType]) -> list[tuple[str, pa.DataType]]:
+    return [(name, _ARROW[kind]) for name, kind in facts.items()]
+
+
+def _sealed_bytes(table: pa.Table, record: Mapping[str, Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        values = {_RECORD: canonical_json(record), b"omniloom.seal": _SEAL_MARK + b"0" * _SEAL_DIGITS}
+        writer.add_key_value_metadata({name.decode(): value.decode() for name, value in values.items()})
+    data = bytearray(sink.getvalue().to_pybytes())
+    start = data.rfind(_SEAL_MARK) + len(_SEAL_MARK)
+    data[start : start + _SEAL_DIGITS] = xxhash.xxh3_128_hexdigest(data).encode()
+    return bytes(data)
+
+
+def _read_sealed(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, dict[str, Any]]:
+    data = bytearray(path.read_bytes())
+    start = data.rfind(_SEAL_MARK) + len(_SEAL_MARK)
+    found = bytes(data[start : start + _SEAL_DIGITS])
+    data[start : start + _SEAL_DIGITS] = b"0" * _SEAL_DIGITS
+    if found != xxhash.xxh3_128_hexdigest(data).encode():
+        raise DamagedError(f"{path.name} is damaged: its bytes do not match its own hash; remove it and build again")
+    with pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)), page_checksum_verification=True) as file:
+        values = json.loads(file.metadata.metadata[_RECORD])
+        table = file.read(None if columns is None else list(columns), use_threads=False)
+    if values["format"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path.name} has format {values['format']}, this omniloom reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    return table.replace_schema_metadata(None), values
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces; NumPy numbers count as numbers. Raises ValueError for NaN and infinity."""
+    text = json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+        default=lambda number: number.item(),
+    )
+    return text.encode()
