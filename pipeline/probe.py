@@ -1,0 +1,286 @@
+"""What a media file holds, learned without decoding it: streams, clocks and sizes, or the reason it cannot be read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omniloom.modalities.sample import NS_PER_S, Rejected
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+# Formats that are read. Playlists (HLS, DASH, concat, ...) are not among them, whatever a file is named: FFmpeg would
+# follow them to other files and hosts. A protocol whitelist alone does not stop that.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,gxf,nut,ivf,dv,m4v,h264,hevc,"
+    "wav,w64,flac,mp3,aac,aiff,caf,au,amr,ac3,eac3"
+)
+TEXT_SUBTITLES = frozenset({"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text", "ttml"})
+MAX_PIXELS = 7680 * 4320
+"""Of one picture: 8K. A dimension bomb costs gigabytes before its first frame."""
+MAX_STREAMS = 64
+_OPEN_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoTrack:
+    """The video stream that is read: the one with most pixels that is no cover picture."""
+
+    index: int
+    codec: str
+    width: int
+    height: int
+    """As coded, before rotation."""
+    time_base: Fraction
+    start_ns: int | None
+    declared_end_ns: int | None
+    """Where the container says that the stream ends; None if it does not say."""
+    end_is_exact: bool
+    """Whether that end comes from the stream's own index, so that a stream ending sooner has been cut off."""
+    pixel_aspect: float
+    """Width of a pixel over its height: 1 unless the container says otherwise."""
+    frame_ns: int
+    """Average time a frame is on screen; 40 ms if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioTrack:
+    """The audio stream that is read: the main one, of highest rate."""
+
+    index: int
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    time_base: Fraction
+    start_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """One media file, before decoding. Times are nanoseconds of the container's presentation clock."""
+
+    path: str
+    format: str
+    size_bytes: int
+    duration_ns: int | None
+    video: VideoTrack | None
+    audio: AudioTrack | None
+    subtitle_index: int | None
+    """The first text subtitle stream, if any."""
+
+
+def to_ns(ticks: int, time_base: Fraction) -> int:
+    """Nanoseconds of a timestamp, rounded to nearest, without floating point."""
+    scaled = ticks * time_base.numerator * NS_PER_S
+    return (2 * scaled + time_base.denominator) // (2 * time_base.denominator)
+
+
+def open_media(path: str) -> InputContainer:
+    """Open a local file for reading: known formats only, no network, no playlists, metadata never fatal.
+
+    Raises Rejected("probe", reason): not-a-file, unreadable, empty-file, playlist, moov-missing, not-media,
+    too-large-picture.
+    """
+    import av
+    import av.error
+
+    _check_file(path)
+    options = {
+        "format_whitelist": FORMATS,
+        "protocol_whitelist": "file",
+        "max_streams": str(MAX_STREAMS),
+        "max_pixels": str(MAX_PIXELS),
+    }
+    try:
+        # Absolute, so that no file name is taken for a protocol ("http:x.mp4").
+        absolute = os.path.abspath(path)  # noqa: PTH100
+        return av.open(absolute, "r", options=options, metadata_errors="replace", timeout=_OPEN_TIMEOUT_S)
+    except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
+        raise Rejected("probe", "unreadable", _say(error)) from error
+    except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:  # bad tags raise UnicodeDecodeError too
+        raise Rejected("probe", _why_not_media(path), _say(error)) from error
+
+
+def probe(path: str) -> VideoInfo:
+    """The file's streams and clocks.
+
+    Raises Rejected("probe", reason) with the reasons of `open_media` and: no-streams (none that is media),
+    unknown-codec, encrypted, too-large-picture.
+    """
+    import av.error
+
+    try:
+        with open_media(path) as container:
+            return _describe(path, container)
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+        raise Rejected("probe", "not-media", _say(error)) from error
+
+
+def _describe(path: str, container: InputContainer) -> VideoInfo:
+    streams: list[Any] = list(container.streams)
+    playable = [stream for stream in streams if stream.type in ("video", "audio") and not _is_cover(stream)]
+    known = [stream for stream in playable if stream.codec_context is not None]
+    if not playable:
+        kinds = ", ".join(sorted({stream.type for stream in streams})) or "nothing"
+        raise Rejected("probe", "no-streams", f"neither video nor audio in the file: {kinds}")
+    if not known:
+        tags = ", ".join(sorted({f"{stream.type} {stream.id:#x}" for stream in playable}))
+        raise Rejected("probe", "unknown-codec", f"no decoder for {tags}")
+    sealed = [stream for stream in known if _tag(stream) in ("encv", "enca", "drmi", "drms")]
+    if sealed:
+        raise Rejected("probe", "encrypted", f"stream {sealed[0].index} is protected ({_tag(sealed[0])})")
+
+    videos = [stream for stream in known if stream.type == "video" and stream.width > 0 and stream.height > 0]
+    video = max(videos, key=lambda stream: stream.width * stream.height, default=None)  # the first on ties
+    if video is not None and video.width * video.height > MAX_PIXELS:
+        raise Rejected("probe", "too-large-picture", f"{video.width}x{video.height} exceeds {MAX_PIXELS} pixels")
+    audios = [stream for stream in known if stream.type == "audio" and (stream.sample_rate or 0) > 0]
+    audio = max(audios, key=_audio_rank, default=None)
+    if video is None and audio is None:
+        raise Rejected("probe", "no-streams", "no stream states a picture size or a sample rate")
+    texts = [
+        stream.index
+        for stream in streams
+        if stream.type == "subtitle"
+        and stream.codec_context is not None
+        and stream.codec_context.name in TEXT_SUBTITLES
+    ]
+    duration = container.duration
+    return VideoInfo(
+        path=path,
+        format=container.format.name,
+        size_bytes=Path(path).stat().st_size,
+        duration_ns=duration * 1000 if duration and duration > 0 else None,
+        video=_video_track(video, container) if video is not None else None,
+        audio=_audio_track(audio) if audio is not None else None,
+        subtitle_index=texts[0] if texts else None,
+    )
+
+
+def _video_track(stream: Any, container: InputContainer) -> VideoTrack:
+    start_ns = to_ns(stream.start_time, stream.time_base) if stream.start_time is not None else None
+    end_ns: int | None = None
+    exact = False
+    if stream.duration and "mov" in container.format.name:
+        end_ns, exact = (start_ns or 0) + to_ns(stream.duration, stream.time_base), True
+    elif "DURATION" in stream.metadata:  # Matroska: the time at which the track ends
+        end_ns = _clock_ns(stream.metadata["DURATION"])
+        exact = end_ns is not None
+    elif container.duration and container.duration > 0:
+        end_ns = ((container.start_time or 0) + container.duration) * 1000
+    rate = stream.average_rate or stream.guessed_rate
+    frame_ns = round(NS_PER_S / rate) if rate and 0.01 < rate < 10_000 else NS_PER_S // 25
+    aspect = float(stream.sample_aspect_ratio or 0)
+    return VideoTrack(
+        index=stream.index,
+        codec=stream.codec_context.name,
+        width=stream.width,
+        height=stream.height,
+        time_base=stream.time_base,
+        start_ns=start_ns,
+        declared_end_ns=end_ns,
+        end_is_exact=exact,
+        pixel_aspect=aspect if 0.1 < aspect < 10 else 1.0,
+        frame_ns=frame_ns,
+    )
+
+
+def _audio_track(stream: Any) -> AudioTrack:
+    return AudioTrack(
+        index=stream.index,
+        codec=stream.codec_context.name,
+        sample_rate_hz=stream.sample_rate,
+        channels=stream.channels,
+        time_base=stream.time_base,
+        start_ns=to_ns(stream.start_time, stream.time_base) if stream.start_time is not None else None,
+    )
+
+
+def _audio_rank(stream: Any) -> tuple[bool, bool, int, int]:
+    from av.stream import Disposition
+
+    # Comments, dubs and descriptions for the blind are not the sound of the scene.
+    aside = Disposition.dub | Disposition.comment | Disposition.visual_impaired | Disposition.descriptions
+    return (
+        not stream.disposition & aside,
+        bool(stream.disposition & Disposition.default),
+        stream.sample_rate,
+        stream.channels,
+    )
+
+
+def _is_cover(stream: Any) -> bool:
+    from av.stream import Disposition
+
+    return stream.type == "video" and bool(
+        stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails)
+    )
+
+
+def _tag(stream: Any) -> str:
+    return str(stream.codec_context.codec_tag)
+
+
+def _check_file(path: str) -> None:
+    try:
+        info = Path(path).stat()
+    except OSError as error:
+        raise Rejected("probe", "unreadable", _say(error)) from error
+    if not stat.S_ISREG(info.st_mode):  # opening a FIFO would wait for ever
+        raise Rejected("probe", "not-a-file", "not a regular file")
+    if info.st_size == 0:
+        raise Rejected("probe", "empty-file", "0 bytes")
+
+
+def _why_not_media(path: str) -> str:
+    """A stable reason for a file that FFmpeg would not open."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(4096)
+            if head.lstrip()[:7] in (b"#EXTM3U", b"ffconca") or b"<MPD" in head:
+                return "playlist"
+            if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
+                return "not-media" if _has_box(file, b"moov") else "moov-missing"
+    except OSError:
+        return "unreadable"
+    magic = (b"\x1a\x45\xdf\xa3", b"RIFF", b"OggS", b"fLaC", b"FLV\x01", b"\x00\x00\x01\xba")
+    return "damaged-header" if head.startswith(magic) else "not-media"
+
+
+def _has_box(file: Any, wanted: bytes) -> bool:
+    """Whether the MP4 file has the top-level box: the one without which nothing in it can be found."""
+    size = os.fstat(file.fileno()).st_size
+    at = 0
+    for _ in range(10_000):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            return False
+        length = int.from_bytes(head[:4], "big")
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:], "big")
+        if head[4:8] == wanted:
+            return length == 0 or at + length <= size
+        if length < 8:
+            return False
+        at += length
+    return False
+
+
+def _clock_ns(text: str) -> int | None:
+    """Nanoseconds of a text like 00:01:02.500000000, or None."""
+    parts = text.strip().split(":")
+    try:
+        hours, minutes, seconds = int(parts[0]), int(parts[1]), Fraction(parts[2])
+    except (ValueError, IndexError, ZeroDivisionError):
+        return None
+    return (hours * 3600 + minutes * 60) * NS_PER_S + round(seconds * NS_PER_S)
+
+
+def _say(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
