@@ -235,10 +235,10 @@ class _OnRay:
                 try:
                     yield ray.get(ref)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-                    names = ", ".join(source.path for source in unit.sources[:3])
+                    names = ", ".join(source.path for source in unit.sources)
                     raise RuntimeError(
-                        f"the worker of unit {unit.id} died {UNIT_RETRIES + 1} times ({type(error).__name__}) on {names}"
-                        f"{' ...' if len(unit.sources) > 3 else ''}: free memory or leave these out; all else is committed"
+                        f"the worker of unit {unit.id} died {UNIT_RETRIES + 1} times ({type(error).__name__});"
+                        f" all other units keep what they committed. Free memory, or leave these out: {names}"
                     ) from error
 
 
@@ -296,7 +296,7 @@ def ray_session(address: str | None = None, workers: int | None = None) -> Itera
             ray.shutdown()
         return
     # A short path: Ray's sockets live in it, and their names are limited to 107 bytes.
-    scratch = tempfile.mkdtemp(prefix="loom-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
+    scratch = tempfile.mkdtemp(prefix="loom-", dir="/tmp" if Path("/tmp").is_dir() else None)
     try:
         ray.init(
             address="local",

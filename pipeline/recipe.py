@@ -11,9 +11,7 @@ from typing import Any
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Modality, ModelRef
 from omniloom.pipeline.clips import ClipsConfig
-
-FORMAT_VERSION = 1
-"""Of the corpus on disk. Part of every recipe hash: a new format makes new samples."""
+from omniloom.pipeline.sidecar import FORMAT_VERSION
 
 DEFAULT_MODALITIES = ("frames", "video", "audio", "transcript", "caption", "depth", "normal", "points")
 
@@ -37,10 +35,14 @@ class BuildRecipe:
         for name in self.modalities:
             lacking = [need for need in load(name).needs if need not in chosen]
             if lacking:
-                raise ValueError(f"modality {name!r} is made from {', '.join(lacking)}: add it to modalities, or leave {name!r} out")
+                raise ValueError(
+                    f"modality {name!r} is made from {', '.join(lacking)}: add it to modalities, or leave {name!r} out"
+                )
         unknown = [name for name in self.require if name not in chosen]
         if unknown:
-            raise ValueError(f"require names {', '.join(unknown)}, which is not among modalities: {', '.join(sorted(chosen))}")
+            raise ValueError(
+                f"require names {', '.join(unknown)}, which is not among modalities: {', '.join(sorted(chosen))}"
+            )
         if not 0 <= self.test_fraction < 1:
             raise ValueError(f"test_fraction is a share in [0, 1), got {self.test_fraction}")
         defaults = {short_name(name): load(name).Config() for name in self.modalities}

@@ -96,7 +96,9 @@ def plan_units(
             continue
         if identity in first_path:
             drops.append(
-                Drop(item.path, "list", "duplicate-content", f"the same bytes as {first_path[identity]}", source=identity)
+                Drop(
+                    item.path, "list", "duplicate-content", f"the same bytes as {first_path[identity]}", source=identity
+                )
             )
             continue
         first_path[identity] = item.path
@@ -126,7 +128,12 @@ def _read(path: Path) -> list[_Entry]:
         return []
     rows = pq.read_table(path, schema=SCHEMA, page_checksum_verification=True).to_pylist()
     return [
-        _Entry(row["unit"], Source(row["path"], SourceId(row["source_id"]), json.loads(row["row"])), row["size"], row["mtime_ns"])
+        _Entry(
+            row["unit"],
+            Source(row["path"], SourceId(row["source_id"]), json.loads(row["row"])),
+            row["size"],
+            row["mtime_ns"],
+        )
         for row in rows
     ]
 

@@ -28,9 +28,13 @@ app = typer.Typer(
 
 NOTHING_PRODUCED = 3
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
+]
 Recipe = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe's name, or the path of a .yaml file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys, e.g. clips.length_s=5")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys, e.g. clips.length_s=5")
+]
 
 
 def _version(show: bool) -> None:
@@ -42,7 +46,9 @@ def _version(show: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
@@ -50,7 +56,9 @@ def _root(
 
 @app.command(epilog="Example: omniloom build videos/ more/*.mp4 --out corpus clips.by=shots")
 def build(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE... [KEY=VALUE]...", help="Files, folders, globs, lists.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE... [KEY=VALUE]...", help="Files, folders, globs, lists.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The corpus: made, or continued.")],
     recipe: Recipe = None,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs here.")] = None,
@@ -90,7 +98,7 @@ def check(
 
     opened = open_corpus(corpus)
     with bar("check", "shards") as line:
-        faults = run(opened, on_progress=lambda done, total: line.update(done, total))
+        faults = run(opened, on_progress=line.update)
     emit({"samples": len(opened), "shards": len(opened.shards), "faults": faults}, json)
     if faults:
         raise typer.Exit(1)
@@ -141,7 +149,7 @@ def evaluate(
     from omniloom.trainer.evaluate import evaluate as measure
 
     with bar("eval", "samples") as line:
-        report = measure(run, corpus, split=split, on_progress=lambda done, total: line.update(done, total))
+        report = measure(run, corpus, split=split, on_progress=line.update)
     if not json:
         from omniloom.recipes.tables import show_retrieval
 
@@ -209,7 +217,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, RecipeError):
         return _fail(str(error), 2)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("omniloom"):
-        return _fail(f"package {error.name!r} is not installed: pip install 'omniloom[all]' (or the extra of this job)", 1)
+        return _fail(
+            f"package {error.name!r} is not installed: pip install 'omniloom[all]' (or the extra of this job)", 1
+        )
     if isinstance(error, (ValueError, OSError, RuntimeError)):
         return _fail(str(error).strip() or type(error).__name__, 1)
     return _fail(f"{type(error).__name__}: {error} (a fault of omniloom's: OMNILOOM_TRACEBACK=1 shows where)", 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _BUILD_KEYS = ("modalities", "require", "test_fraction")
+_OTHER_VERBS = ("model", "train", "demo")
+"""Sections that a build leaves to others: one recipe file may describe a whole run."""
+
+Section = TypeVar("Section")
 
 
 class RecipeError(ValueError):
@@ -45,7 +49,7 @@ def build_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> BuildReci
         known = {**{name: load(name).Config for name in names()}, **{short_name(m): load(m).Config for m in modalities}}
     except (ValueError, ModuleNotFoundError) as error:
         raise RecipeError(f"modalities: {error}") from error
-    typed = _typed(filled, {"clips": ClipsConfig, **known}, plain=_BUILD_KEYS, others=_training_sections())
+    typed = _typed(filled, {"clips": ClipsConfig, **known}, plain=_BUILD_KEYS, others=_OTHER_VERBS)
     chosen = {short_name(name) for name in modalities}
     try:
         return BuildRecipe(
@@ -69,13 +73,15 @@ def train_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> TrainReci
         filled,
         {"model": MiCoConfig, "train": TrainConfig},
         plain=_BUILD_KEYS,
-        others=("clips", *names(), *map(short_name, filled.get("modalities") or ())),
+        others=("clips", "demo", *names(), *map(short_name, filled.get("modalities") or ())),
     )
     return TrainRecipe(model=typed["model"], train=typed["train"])
 
 
-def _training_sections() -> tuple[str, ...]:
-    return ("model", "train")
+def section(recipe: str, name: str, kind: type[Section], overrides: Sequence[str] = ()) -> Section:
+    """One section of a recipe as its dataclass, when only that one is wanted. Raises `RecipeError`."""
+    filled = _fill(recipe, overrides)
+    return cast(Section, _typed({name: filled.get(name)}, {name: kind}, plain=(), others=())[name])
 
 
 def _fill(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +115,9 @@ def _read(name: str, beside: str | None) -> dict[str, Any]:
     if not path.is_file():
         near = get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"no recipe {name!r}: {hint}known are {', '.join(recipe_names())}, or give the path of a .yaml file")
+        raise RecipeError(
+            f"no recipe {name!r}: {hint}known are {', '.join(recipe_names())}, or give the path of a .yaml file"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

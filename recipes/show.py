@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
@@ -40,7 +48,10 @@ class Bar:
         self._shown = now
         elapsed = now - self._began
         left = f", {duration(elapsed / done * (total - done))} left" if 0 < done < total else ""
-        err.print(f"{self._label}: {done}/{total} {self._unit}, {duration(elapsed)}{left}{f', {note}' if note else ''}", markup=False)
+        err.print(
+            f"{self._label}: {done}/{total} {self._unit}, {duration(elapsed)}{left}{f', {note}' if note else ''}",
+            markup=False,
+        )
 
 
 @contextmanager

