@@ -8,6 +8,7 @@ crosses between them is what a model eats (sampled frames, 16 kHz sound) and wha
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -152,7 +153,7 @@ def _do_unit(recipe: BuildRecipe, out: Path, unit: Unit, ask: Ask) -> _UnitResul
         unit=unit.id,
         sources=len(unit.sources),
         samples=written.samples,
-        dropped=written.dropped,
+        dropped=dict(written.dropped),
         bytes=written.bytes,
         cpu_seconds=time.process_time() - cpu_before,
         decoded_seconds=decoded_ns / 1e9,
@@ -217,6 +218,7 @@ class _OnRay:
 
     def run(self, recipe: BuildRecipe, out: Path, units: Sequence[Unit]) -> Iterator[_UnitResult]:
         import ray
+        from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
         task = ray.remote(_do_unit).options(num_cpus=1, max_retries=UNIT_RETRIES)
         recipe_ref = ray.put(recipe)
@@ -234,7 +236,7 @@ class _OnRay:
                 unit = running.pop(ref)
                 try:
                     yield ray.get(ref)
-                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                except (WorkerCrashedError, OutOfMemoryError) as error:
                     names = ", ".join(source.path for source in unit.sources)
                     raise RuntimeError(
                         f"the worker of unit {unit.id} died {UNIT_RETRIES + 1} times ({type(error).__name__});"
@@ -289,7 +291,7 @@ def ray_session(address: str | None = None, workers: int | None = None) -> Itera
         yield
         return
     if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         try:
             yield
         finally:
@@ -305,7 +307,7 @@ def ray_session(address: str | None = None, workers: int | None = None) -> Itera
             object_store_memory=512 * 1024 * 1024,
             _temp_dir=scratch,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
         try:
             yield

@@ -157,7 +157,7 @@ def _draw_loss(ax: Axes, run: Path) -> None:
 def _draw_retrieval(ax: Axes, report: Mapping[str, Any]) -> None:
     names = [name for name in report["retrieval"] if name.startswith("t->")]
     scores = [100 * report["retrieval"][name]["r1"] for name in names]
-    places = np.arange(len(names))
+    places = range(len(names))
     ax.barh(places, scores, color=ACCENT, height=0.62)
     for place, score in zip(places, scores, strict=True):
         ax.text(score, place, f" {score:.1f}", va="center", fontsize=8, color=INK)

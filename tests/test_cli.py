@@ -15,17 +15,6 @@ from tests.media import make_clip
 SMALL = ["modalities=[frames,audio]", "clips.length_s=2", "clips.min_s=1", "--workers", "0"]
 BUILD_KEYS = {"sources", "clips", "samples", "dropped", "shards", "bytes", "seconds"}
 BUILD_KEYS |= {"cpu_seconds", "decoded_seconds", "skipped_committed"}
-    "sources",
-    "clips",
-    "samples",
-    "dropped",
-    "shards",
-    "bytes",
-    "seconds",
-    "cpu_seconds",
-    "decoded_seconds",
-    "skipped_committed",
-}
 
 
 def omniloom(*words: str | Path) -> subprocess.CompletedProcess[str]:
