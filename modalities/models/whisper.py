@@ -59,6 +59,7 @@ def check(ref: ModelRef) -> None:
             raise ValueError(f"no Whisper model is called {ref.name!r}: {_REPAIRS}")
 
 
+@lru_cache(maxsize=8)
 def describe(ref: ModelRef) -> tuple[str, str]:
     """Name and revision: the package's version, a hash of local weights, or the hub's commit."""
     if _option(ref, "engine") == "openai-whisper":

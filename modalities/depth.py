@@ -1,0 +1,280 @@
+"""How far away each pixel of the sampled frames is: measured depth beside the video, or a network's estimate.
+
+Stored as 16-bit codes, value = shift + code x scale_m, code 0 = unknown. The error is at most half a code: none for
+depth given in whole millimetres (or the source's own step) below 65.5 m, else 1/131,068 of the clip's range. The facts
+state it as `max_error`, in metres for metric depth. `read` returns the values within 1e-5 of the clip's range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from omniloom.modalities import codecs, geometry
+from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window
+from omniloom.modalities.base import all_facts as narrow
+from omniloom.modalities.base import whole_member as pieces
+from omniloom.modalities.models import depth_given, family_of
+from omniloom.modalities.sample import Fact, Part, Rejected
+
+__all__ = ["narrow", "pieces"]
+
+Kind = Literal["metric-z", "relative-inverse", "relative"]
+"""Metres along the optical axis; a + b / z with a and b unknown (larger is nearer); z up to a factor."""
+
+KSource = Literal["given", "estimated", "assumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Depth of T frames: z float32 (T, H, W), NaN where unknown, in the sense and unit of `kind`."""
+
+    z: np.ndarray
+    pts_ns: np.ndarray
+    """int64 (T,), from the clip's start: the times of the frames."""
+    kind: Kind
+    k: np.ndarray
+    """float64 (3, 3): intrinsics of the pixels of z, after every resize."""
+    k_source: KSource
+    step_m: float = 0.0
+    """The source's own code step, kept exactly; 0 for continuous values."""
+    converted: str = ""
+    """What was converted on the way here, e.g. "ray distance to z"."""
+
+    def __post_init__(self) -> None:
+        if self.z.ndim != 3 or self.z.dtype != np.float32 or self.pts_ns.shape != (len(self.z),):
+            raise ValueError(
+                f"depth is float32 (T, H, W) with T times, got {self.z.dtype} {self.z.shape}, {self.pts_ns.shape}"
+            )
+        if self.k.shape != (3, 3):
+            raise ValueError(f"K is (3, 3), got {self.k.shape = }")
+
+
+suffix = "depth.png"
+codec: Codec = "png"
+letter = "d"
+needs: tuple[str, ...] = ()
+facts: Mapping[str, FactType] = {
+    "kind": "string",
+    "scale_m": "double",
+    "shift": "double",
+    "step_m": "double",
+    "max_error": "double",
+    "num_frames": "int64",
+    "width": "int64",
+    "height": "int64",
+    "pts_ns": "list<int64>",
+    "fx": "double",
+    "fy": "double",
+    "cx": "double",
+    "cy": "double",
+    "intrinsics": "string",
+    "converted": "string",
+}
+stem = Stem("image", 2)
+tolerance = 1e-5
+
+_CODES = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Where depth comes from."""
+
+    model: str = "given"
+    """"given" (depth beside the video), the path of an .onnx file, or a transformers model by name or folder."""
+    short_side: int = 256
+    """Pixels; smaller depth is not enlarged."""
+    fov_deg: float = 60.0
+    """Across the longer side, assumed where no intrinsics lie beside the video."""
+
+    def __post_init__(self) -> None:
+        if self.short_side < 1 or not 1 <= self.fov_deg < 180 or not self.model:
+            raise ValueError(f"depth needs a model, short_side >= 1 and 1 <= fov_deg < 180, got {self}")
+
+
+def models(config: Config) -> Sequence[ModelRef]:
+    """The network, unless depth is given."""
+    if config.model == "given":
+        return ()
+    return (ModelRef("depth_onnx" if config.model.endswith(".onnx") else "depth_transformers", config.model),)
+
+
+def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
+    """Depth of the sampled frames; None if none is given for any of them, or there are no frames.
+
+    Raises Rejected "bad-depth-file" for depth or intrinsics beside the video that cannot be read or do not fit it.
+    """
+    if footage.frames is None or not len(footage.frames.rgb):
+        return None
+    if config.model == "given":
+        try:
+            depth = _given(footage, footage.frames, config)
+        except (ValueError, OSError) as error:
+            raise Rejected("extract", "bad-depth-file", str(error)) from error
+        return None if depth is None else Made(depth, model="given")
+    try:
+        camera = depth_given.camera_beside(footage.path)
+    except ValueError as error:
+        raise Rejected("extract", "bad-depth-file", str(error)) from error
+    (ref,) = models(config)
+    estimate, kind = ask(ref, footage.frames.rgb)
+    return Made(_estimated(estimate, kind, footage.frames, camera, config), *family_of(ref).describe(ref))
+
+
+def encode(value: Depth) -> Part:
+    """A 16-bit gray PNG of all frames, one below the other."""
+    known = np.isfinite(value.z)
+    scale, shift = _quantiser(value, known)
+    num_frames, height, width = value.z.shape
+    codes = np.zeros(value.z.shape, np.uint16)
+    codes[known] = np.clip(np.rint((value.z[known].astype(np.float64) - shift) / scale), 1, _CODES)
+    exact = value.step_m > 0 and scale == value.step_m
+    return Part(
+        codecs.encode_png(codes.reshape(num_frames * height, width)),
+        {
+            "kind": value.kind,
+            "scale_m": scale,
+            "shift": shift,
+            "step_m": value.step_m,
+            "max_error": 0.0 if exact else scale / 2,
+            "num_frames": num_frames,
+            "width": width,
+            "height": height,
+            "pts_ns": [int(pts) for pts in value.pts_ns],
+            "fx": float(value.k[0, 0]),
+            "fy": float(value.k[1, 1]),
+            "cx": float(value.k[0, 2]),
+            "cy": float(value.k[1, 2]),
+            "intrinsics": value.k_source,
+            "converted": value.converted,
+        },
+    )
+
+
+def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Depth:
+    """Depth from uint16 codes (T H, W) or (T H, W, 1). Raises ValueError if they are not as the facts state."""
+    shape = tuple(cast(int, facts[name]) for name in ("num_frames", "height", "width"))
+    codes = np.asarray(pieces[0])
+    if codes.dtype != np.uint16 or codes.size != np.prod(shape):
+        raise ValueError(f"damaged depth: codes {codes.dtype} {codes.shape}, its facts state {shape}")
+    codes = codes.reshape(shape)
+    scale, shift, fx, fy, cx, cy = (cast(float, facts[name]) for name in ("scale_m", "shift", "fx", "fy", "cx", "cy"))
+    return Depth(
+        np.where(codes > 0, codes * scale + shift, np.nan).astype(np.float32),
+        np.array(facts["pts_ns"], np.int64),
+        cast(Kind, facts["kind"]),
+        geometry.intrinsics(fx, fy, cx, cy),
+        cast(KSource, facts["intrinsics"]),
+        cast(float, facts["step_m"]),
+        str(facts["converted"]),
+    )
+
+
+def tensor(value: Depth, window: Window) -> np.ndarray:
+    """float32 (num_frames, 2, px, px): nearness, and 1 where it is known.
+
+    Nearness is -log z, or inverse depth as it is; less its median, over its spread within the shown frames (the
+    10th to 90th percentile apart is 2), cut at -3 and 3, and 0 where unknown. So the unit does not matter.
+    """
+    shown = value.z[window.choose(len(value.z))]
+    view = geometry.view_of(window)
+    shown = geometry.show_nearest(shown, view, window.image_px)
+    if view.flip:
+        shown = shown[..., ::-1]
+    known = np.isfinite(shown)
+    if value.kind != "relative-inverse":
+        known &= shown > 0
+        shown = -np.log(np.where(known, shown, 1))
+    out = np.zeros((len(shown), 2, window.image_px, window.image_px), np.float32)
+    if known.any():
+        low, middle, high = np.percentile(shown[known], [10, 50, 90])
+        spread = max(float(high - low) / 2, 1e-3 * max(abs(float(middle)), 1.0))
+        out[:, 0] = np.where(known, np.clip((shown - middle) / spread, -3, 3), 0)
+    out[:, 1] = known
+    return out
+
+
+def example(rng: np.random.Generator) -> Depth:
+    """Three frames of a tilted floor behind a hole, in metres, 24 x 32."""
+    k = geometry.assumed_intrinsics(32, 24)
+    slope = rng.uniform(0.01, 0.05)
+    z = np.stack([1.5 + t / 4 + slope * np.mgrid[0:24, 0:32].sum(axis=0) for t in range(3)]).astype(np.float32)
+    z[:, 5:9, 10:14] = np.nan
+    return Depth(z, np.array([0, 500_000_000, 1_000_000_000], np.int64), "metric-z", k, "given")
+
+
+def as_z(value: Depth) -> tuple[np.ndarray, str, str]:
+    """(z float32 (T, H, W) along the axis, NaN where unknown; its unit "m" or "relative"; how it was got).
+
+    Relative inverse depth fixes a surface only up to two numbers, and here they are assumed: over the clip the 2nd
+    percentile of nearness lies ten times as far as the 98th. Shapes made from it are plausible, not measured.
+    """
+    if value.kind == "metric-z":
+        return value.z, "m", ""
+    if value.kind == "relative":
+        return value.z, "relative", ""
+    known = value.z[np.isfinite(value.z)]
+    if not known.size:
+        return value.z, "relative", ""
+    far, near = np.percentile(known, [2, 98])
+    nearness = (value.z - far) / max(float(near - far), 1e-9)
+    inverse = 0.1 + 0.9 * np.clip(nearness, -0.05, None)
+    return (1.0 / inverse).astype(np.float32), "relative", "relative-inverse to z: 1/z = 0.1 at p2, 1 at p98 (assumed)"
+
+
+def _quantiser(value: Depth, known: np.ndarray) -> tuple[float, float]:
+    """(scale, shift) of value = shift + code x scale, for codes 1 to 65,535."""
+    if not known.any():
+        return 1.0, 0.0
+    low, high = float(value.z[known].min()), float(value.z[known].max())
+    if value.step_m > 0 and low >= 0.5 * value.step_m and high <= _CODES * value.step_m:
+        return value.step_m, 0.0
+    # One code more than the range needs, so that `low` is code 1 and rounding never reaches 0.
+    scale = max((high - low) / (_CODES - 1), abs(high) * 1e-7, 1e-12)
+    return scale, low - scale
+
+
+def _given(footage: Footage, frames: Frames, config: Config) -> Depth | None:
+    given = depth_given.depth_beside(footage.path)
+    if given is None:
+        return None
+    found = given.at(frames.pts_ns + footage.clip.start_ns)
+    shapes = {depth.shape for depth in found if depth is not None}
+    if not shapes:
+        return None
+    if len(shapes) > 1:
+        raise ValueError(f"depth frames of several sizes: {sorted(shapes)}")
+    ((height, width),) = shapes
+    picture_h, picture_w = frames.rgb.shape[1:3]
+    if abs(width * picture_h / (height * picture_w) - 1) > 0.05:
+        raise ValueError(
+            f"depth of {width} x {height} beside a picture of {picture_w} x {picture_h}: not the same view"
+        )
+    z = np.stack([np.full((height, width), np.nan, np.float32) if depth is None else depth for depth in found])
+    if not np.isfinite(z).any():
+        return None
+    k = given.intrinsics(width, height)
+    known_k = k if k is not None else geometry.assumed_intrinsics(width, height, config.fov_deg)
+    z, small_k = geometry.resize_nearest(z, known_k, geometry.fit_short_side(width, height, config.short_side))
+    step_m = given.step_m if given.kind == "z" else 0.0
+    converted = "" if given.kind == "z" else "ray distance to z"
+    return Depth(z, frames.pts_ns, "metric-z", small_k, "assumed" if k is None else "given", step_m, converted)
+
+
+def _estimated(
+    estimate: np.ndarray, kind: Kind, frames: Frames, camera: tuple[np.ndarray, tuple[int, int]] | None, config: Config
+) -> Depth:
+    height, width = frames.rgb.shape[1:3]
+    if camera is None:
+        k = geometry.assumed_intrinsics(width, height, config.fov_deg)
+    else:
+        k = geometry.resized_intrinsics(*camera, (width, height))
+    small = geometry.fit_short_side(width, height, config.short_side)
+    z, small_k = geometry.resize_nearest(estimate.astype(np.float32), k, small)
+    known = np.isfinite(z) if kind == "relative-inverse" else np.isfinite(z) & (z > 0)
+    z = np.where(known, z, np.nan).astype(np.float32)
+    return Depth(z, frames.pts_ns, kind, small_k, "assumed" if camera is None else "given")
