@@ -1,0 +1,288 @@
+"""MiCo: one encoder for what is seen and heard, one transformer for what is said, and heads that compare them.
+
+"Explore the Limits of Omni-modal Pretraining at Scale" (arXiv 2406.09412). Shapes: B samples, L context tokens,
+D model width, C contrastive width, T caption tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniloom.modalities import load, short_name
+from omniloom.modalities.base import Window
+from omniloom.pipeline.batch import Batch
+from omniloom.trainer.context import Context, ContextBuilder
+from omniloom.trainer.encoder import Encoder
+from omniloom.trainer.stems import SAMPLE_RATE_HZ
+from omniloom.trainer.tasks import context_letters, parse_context
+from omniloom.trainer.text import TextTransformer, Tokenizer, Tokens
+
+_LOG_MAX_SCALE = math.log(100.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MiCoConfig:
+    """The network's shape; the defaults are `tiny`."""
+
+    modalities: tuple[str, ...] = ("frames", "audio", "depth", "normal", "points")
+    """What describes a clip, in context order; module paths for modalities from outside."""
+    text: str = "caption"
+    """The modality that is searched with, matched and generated."""
+    image_px: int = 48
+    patch_px: int = 12
+    backbone: str = ""
+    """A timm vit_* name; "" builds one of the size below."""
+    backbone_pretrained: bool = False
+    backbone_weights: str = ""
+    """A local weight file for the backbone instead of the hub's."""
+    vit_width: int = 96
+    vit_depth: int = 3
+    vit_heads: int = 3
+    mlp_ratio: float = 4.0
+    stem: Literal["per_modality", "shared_rgb"] = "per_modality"
+    num_frames: int = 2
+    audio_slices: int = 2
+    audio_slice_s: float = 2.0
+    audio_hop_ms: int = 20
+    num_points: int = 256
+    num_groups: int = 16
+    group_points: int = 32
+    pool_video: bool = True
+    context_position: Literal["time", "paper"] = "time"
+    """"time": time and modality embeddings; "paper": with E_Pos over the sequence and E_Sam on top."""
+    context_slots: int = 512
+    text_width: int = 96
+    text_depth: int = 2
+    text_heads: int = 3
+    vocab_size: int = 2000
+    caption_tokens: int = 40
+    transcript_tokens: int = 70
+    contra_dim: int = 96
+    fusion: Literal["attention", "concat_linear"] = "attention"
+    combinations: tuple[str, ...] = ()
+    """With concat_linear: the subsets that get a head, such as ("va", "vad")."""
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))
+        object.__setattr__(self, "combinations", tuple(self.combinations))
+        if not self.modalities:
+            raise ValueError("a model needs at least one modality: set model.modalities")
+        for name in self.modalities:
+            if load(name).stem.kind == "none":
+                raise ValueError(f"modality {name!r} is not for training: remove it from model.modalities")
+        if self.image_px % self.patch_px:
+            raise ValueError(f"image_px must be a multiple of patch_px, got {self.image_px} and {self.patch_px}")
+        if self.text_width % self.text_heads or (not self.backbone and self.vit_width % self.vit_heads):
+            raise ValueError("widths must be multiples of their numbers of heads")
+
+    def window(self, *, train: bool) -> Window:
+        """What the model wants to see of each sample."""
+        return Window(
+            num_frames=self.num_frames,
+            image_px=self.image_px,
+            num_samples=round(self.audio_slices * self.audio_slice_s * SAMPLE_RATE_HZ),
+            num_points=self.num_points,
+            train=train,
+        )
+
+
+class MiCo(nn.Module):
+    """The network with its tokenizer. Losses live in `objectives.py`."""
+
+    def __init__(self, config: MiCoConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.names = tuple(short_name(name) for name in config.modalities)
+        kinds = {short_name(name): load(name).stem.kind for name in config.modalities}
+        self.text_names = tuple(name for name, kind in kinds.items() if kind == "text")
+        self.encoder = Encoder(config)
+        self.text = TextTransformer(config, max(len(tokenizer), 8))
+        widths = {name: config.text_width if kind == "text" else self.encoder.width for name, kind in kinds.items()}
+        self.context = ContextBuilder(config, widths)
+        dim, contra = config.text_width, config.contra_dim
+        self.text_head = nn.Linear(dim, contra, bias=False)
+        self.context_heads = nn.ModuleDict({name: nn.Linear(dim, contra, bias=False) for name in self.names})
+        self.scores = nn.ModuleDict({name: nn.Linear(dim, 1) for name in self.names})
+        for score in self.scores.values():
+            nn.init.zeros_(score.weight)  # attention begins as the mean  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(score.bias)  # pyright: ignore[reportArgumentType]
+        self.combined = nn.ModuleDict(
+            {
+                self._key(parse_context(letters, config.modalities)): nn.Linear(
+                    dim * len(letters.replace("t", "")), contra, bias=False
+                )
+                for letters in config.combinations
+            }
+        )
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        self.match_head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim), nn.Linear(dim, 2))
+
+    # --- from a batch to features ---------------------------------------------------------------------------
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tokens:
+        """Token ids on the model's device."""
+        tokens = self.tokenizer.encode(texts, max_tokens or self.config.caption_tokens)
+        device = self.log_scale.device
+        return Tokens(tokens.ids.to(device), tokens.mask.to(device))
+
+    def encode_context(self, batch: Batch, names: Sequence[str] | None = None) -> Context:
+        """Context tokens of every modality of the batch, each encoded once. What is absent is never computed."""
+        context = Context({}, {}, {}, len(batch))
+        arrays: dict[str, Tensor] = {}
+        rows: dict[str, Tensor] = {}
+        for name in self.names if names is None else names:
+            present = batch.present.get(name)
+            if present is None or not bool(present.any()):
+                continue
+            context.present[name] = present
+            rows[name] = present.nonzero()[:, 0]
+            if name not in self.text_names:
+                array = batch.tensors[name]
+                arrays[name] = array if len(rows[name]) == len(array) else array[rows[name]]
+        for name, features in self.encoder(arrays).items():
+            tokens = _scatter(self.context.image_tokens(name, features), rows[name], len(batch))
+            context.tokens[name] = tokens
+            context.masks[name] = context.present[name][:, None].expand(-1, tokens.shape[1])
+        for name in self.text_names:
+            if name in rows:
+                said = self.tokenize(
+                    [batch.texts[name][row] for row in rows[name].tolist()], self.config.transcript_tokens
+                )
+                tokens = self.context.text_tokens(name, self.text.encode(said))
+                context.tokens[name] = _scatter(tokens, rows[name], len(batch))
+                context.masks[name] = _scatter(said.mask, rows[name], len(batch))
+        context.tokens = {name: context.tokens[name] for name in self.names if name in context.tokens}
+        return context
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        """Unit vectors (B, C) of captions, float32: the mean over their tokens, projected."""
+        return self.project_text(self.text.encode(tokens), tokens.mask)
+
+    def project_text(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        weight = mask_BT[..., None].to(hidden_BTD.dtype)
+        mean = (hidden_BTD * weight).sum(1) / weight.sum(1)
+        return F.normalize(self.text_head(mean).float(), dim=-1)
+
+    def values(self, context: Context) -> dict[str, tuple[Tensor, Tensor]]:
+        """Contrastive values (B, L, C) and attention scores (B, L) of each modality's tokens: computed once a step."""
+        return {
+            name: (self.context_heads[name](tokens), self.scores[name](tokens)[..., 0])
+            for name, tokens in context.tokens.items()
+        }
+
+    def pool(
+        self, context: Context, names: Sequence[str], values: dict[str, tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
+        """Unit vectors (B, C), float32, of any subset of modalities; 0 where a sample has none of them."""
+        chosen = [name for name in self.names if name in names and name in context.tokens]
+        if self.config.fusion == "concat_linear" and len(names) > 1:
+            return self._concatenated(context, names)
+        if not chosen:
+            return torch.zeros(context.size, self.config.contra_dim, device=self.log_scale.device)
+        values = values or self.values(context)
+        value_BLC = torch.cat([values[name][0] for name in chosen], 1).float()
+        score_BL = torch.cat([values[name][1] for name in chosen], 1).float()
+        mask_BL = torch.cat([context.masks[name] for name in chosen], 1)
+        weight_BL = score_BL.masked_fill(~mask_BL, -1e4).softmax(-1) * mask_BL
+        return F.normalize((weight_BL[..., None] * value_BLC).sum(1), dim=-1)
+
+    def _concatenated(self, context: Context, names: Sequence[str]) -> Tensor:
+        """The paper's fusion: mean tokens side by side, one linear map for each listed subset; absent ones are 0."""
+        key = self._key(names)
+        if key not in self.combined:
+            letters = context_letters([name for name in self.config.modalities if short_name(name) in names])
+            raise ValueError(f"no head for {letters!r}: add it to model.combinations, or use model.fusion=attention")
+        parts: list[Tensor] = []
+        for name in (name for name in self.names if name in names):
+            if name in context.tokens:
+                weight = context.masks[name][..., None].to(context.tokens[name].dtype)
+                parts.append((context.tokens[name] * weight).sum(1) / weight.sum(1).clamp_min(1))
+            else:
+                parts.append(torch.zeros(context.size, self.config.text_width, device=self.log_scale.device))
+        return F.normalize(self.combined[key](torch.cat(parts, -1)).float(), dim=-1)
+
+    def match_logits(self, tokens: Tokens, context: Context, names: Sequence[str]) -> Tensor:
+        """Logits (B, 2), float32: [no match, match] of text i and context i."""
+        hidden = self.text.match(tokens, *self.context.select(context, names))
+        return self.match_head(hidden[:, 0]).float()
+
+    def scale(self) -> Tensor:
+        """1 / temperature, at most 100."""
+        return self.log_scale.clamp(0, _LOG_MAX_SCALE).exp()
+
+    # --- for users ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed(self, batch: Batch, what: str) -> Tensor:
+        """Unit vectors float32 (B, C) of "t" (the caption) or of any subset of modalities such as "va".
+
+        Samples that have none of them get zeros. Raises ValueError for letters this model does not know.
+        """
+        batch = batch.to(self.log_scale.device)
+        if what == "t":
+            return self.text_features(self.tokenize(batch.texts[short_name(self.config.text)]))
+        names = parse_context(what, (*self.config.modalities, self.config.text))
+        if not names or "t" in what:
+            raise ValueError(f'embed "t" or a subset of {context_letters(self.config.modalities)!r}, got {what!r}')
+        return self.pool(self.encode_context(batch, names), names)
+
+    @torch.no_grad()
+    def caption(self, batch: Batch, what: str) -> list[str]:
+        """Most likely captions of what the letters show of each sample."""
+        names = parse_context(what, self.config.modalities)
+        context = self.encode_context(batch.to(self.log_scale.device), names)
+        ids = self.text.greedy(*self.context.select(context, names), self.config.caption_tokens)
+        return [self.tokenizer.decode(row) for row in ids.tolist()]
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Writes model.safetensors, model.json and tokenizer.json into the folder, which is made."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, str(folder / "model.safetensors"))
+        (folder / "model.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        (folder / "tokenizer.json").write_text(self.tokenizer.to_json())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> MiCo:
+        """The model of a folder made by `save_pretrained`, or the newest of a training run; in evaluation mode.
+
+        Raises FileNotFoundError if the folder holds neither.
+        """
+        from safetensors.torch import load_file
+
+        from omniloom.trainer.checkpoint import newest_checkpoint
+
+        folder = Path(folder)
+        if not (folder / "model.json").exists():
+            folder = newest_checkpoint(folder) or folder
+        if not (folder / "model.json").exists():
+            raise FileNotFoundError(f"no model in {folder}: give a training run or a folder with model.safetensors")
+        settings: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        # The weights are in the file: a backbone is only built, never fetched again.
+        config = MiCoConfig(**{**settings, "backbone_pretrained": False, "backbone_weights": ""})
+        model = cls(config, Tokenizer.from_json((folder / "tokenizer.json").read_text()))
+        model.load_state_dict(load_file(str(folder / "model.safetensors")))
+        return model.eval()
+
+    def _key(self, names: Sequence[str]) -> str:
+        return "+".join(name for name in self.names if name in names)
+
+
+def _scatter(rows_MLD: Tensor, index_M: Tensor, batch: int) -> Tensor:
+    """Rows back at their places in a batch of zeros."""
+    if len(index_M) == batch:
+        return rows_MLD
+    return rows_MLD.new_zeros(batch, *rows_MLD.shape[1:]).index_copy(0, index_M, rows_MLD)

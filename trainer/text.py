@@ -1,0 +1,220 @@
+"""Text: the tokenizer, and one transformer that encodes, matches and generates.
+
+Shapes: B texts, T tokens, D width, L context tokens, H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from omniloom.trainer.mico import MiCoConfig
+
+PAD, UNKNOWN, CLS, SEP, MASK = range(5)
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@dataclass(slots=True)
+class Tokens:
+    """ids int64 (B, T), [CLS] first and [SEP] last, padded with 0; mask bool (B, T) of real tokens."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def rows(self, index: Tensor) -> Tokens:
+        return Tokens(self.ids[index], self.mask[index])
+
+
+class Tokenizer:
+    """Lower-case WordPiece with BERT's rules, learned from the corpus' captions and saved beside the weights."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Learns at most `vocab_size` pieces. The same texts in any order give the same vocabulary."""
+        from tokenizers import Tokenizer as Inner
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+        inner: Any = Inner(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
+        inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        inner.decoder = decoders.WordPiece(prefix="##")
+        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=_SPECIAL, show_progress=False)
+        inner.train_from_iterator(sorted(texts), trainer)
+        return cls(inner)
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        from tokenizers import Tokenizer as Inner
+
+        return cls(Inner.from_str(text))
+
+    def to_json(self) -> str:
+        return str(self.inner.to_str())
+
+    def __len__(self) -> int:
+        return int(self.inner.get_vocab_size())
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> Tokens:
+        """Token ids, cut to `max_tokens` with [CLS] and [SEP], padded to the longest."""
+        rows = [[CLS, *found.ids[: max_tokens - 2], SEP] for found in self.inner.encode_batch(list(texts))]
+        longest = max(map(len, rows), default=2)
+        ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], dtype=torch.int64)
+        return Tokens(ids, ids != PAD)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.inner.decode(list(ids), skip_special_tokens=True))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention if a context is given, MLP; normalised before each."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.self_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.self_out = nn.Linear(width, width)
+        self.cross_q = nn.Linear(width, width)
+        self.cross_kv = nn.Linear(width, 2 * width)
+        self.cross_out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(
+        self, x_BTD: Tensor, mask_BTT: Tensor, context_BLD: Tensor | None, context_mask_BL: Tensor | None
+    ) -> Tensor:
+        q, k, v = self._split(self.qkv(self.self_norm(x_BTD)), 3)
+        x_BTD = x_BTD + self.self_out(self._attend(q, k, v, mask_BTT[:, None]))
+        if context_BLD is not None and context_mask_BL is not None:
+            (q,) = self._split(self.cross_q(self.cross_norm(x_BTD)), 1)
+            k, v = self._split(self.cross_kv(context_BLD), 2)
+            x_BTD = x_BTD + self.cross_out(self._attend(q, k, v, context_mask_BL[:, None, None]))
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+
+    def _split(self, x_BTD: Tensor, parts: int) -> tuple[Tensor, ...]:
+        batch, length, width = x_BTD.shape
+        return (
+            x_BTD.view(batch, length, parts, self.heads, width // parts // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        x_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return x_BHTd.transpose(1, 2).flatten(2)
+
+
+class TextTransformer(nn.Module):
+    """One set of weights, three uses.
+
+    encode    bidirectional, no context: features of a caption or transcript
+    match     bidirectional, cross-attending to a context: does the text describe it?
+    generate  causal, cross-attending: the next token, read at a [MASK] in its place
+    """
+
+    def __init__(self, config: MiCoConfig, vocab_size: int) -> None:
+        super().__init__()
+        width = config.text_width
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=PAD)
+        self.positions = nn.Embedding(max(config.caption_tokens, config.transcript_tokens), width)
+        self.embed_norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(Layer(width, config.text_heads) for _ in range(config.text_depth))
+        self.out_norm = nn.LayerNorm(width)
+        self.word_dense = nn.Linear(width, width)
+        self.word_norm = nn.LayerNorm(width)
+        self.word_bias = nn.Parameter(torch.zeros(vocab_size))
+        self.apply(_initialise)
+        with torch.no_grad():
+            self.tokens.weight[PAD].zero_()
+
+    def encode(self, tokens: Tokens) -> Tensor:
+        """Hidden states (B, T, D), every token seeing every other."""
+        return self._run(tokens.ids, _to_all(tokens.mask), None, None)
+
+    def match(self, tokens: Tokens, context_BLD: Tensor, context_mask_BL: Tensor) -> Tensor:
+        """Hidden states (B, T, D), every token seeing every other and the context."""
+        return self._run(tokens.ids, _to_all(tokens.mask), context_BLD, context_mask_BL)
+
+    def generate(self, tokens: Tokens, context_BLD: Tensor, context_mask_BL: Tensor) -> Tensor:
+        """Hidden states (B, T, D), every token seeing itself, those before it, and the context."""
+        length = tokens.ids.shape[1]
+        before_TT = torch.ones(length, length, dtype=torch.bool, device=tokens.ids.device).tril()
+        return self._run(tokens.ids, _to_all(tokens.mask) & before_TT, context_BLD, context_mask_BL)
+
+    def words(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) in float32: the output shares the input embedding."""
+        hidden = self.word_norm(F.gelu(self.word_dense(hidden)))
+        return F.linear(hidden, self.tokens.weight).float() + self.word_bias.float()
+
+    def token_nll(self, tokens: Tokens, context_BLD: Tensor, context_mask_BL: Tensor) -> Tensor:
+        """-log p(token | those before it, context), float32 (B, T - 1), 0 where padded: exact, in one pass.
+
+        A second stream holds a [MASK] at every position; it sees the true tokens before it and itself, as in
+        generation, so that no token is predicted from itself.
+        """
+        ids, mask = tokens.ids, tokens.mask
+        batch, length = ids.shape
+        steps = torch.arange(length, device=ids.device)
+        before_TT = steps[:, None] > steps
+        same_TT = steps[:, None] == steps
+        nothing = torch.zeros_like(same_TT)
+        # Rows: who looks. True tokens see the true ones up to themselves, masks the true ones before and themselves.
+        sees = torch.cat([torch.cat([before_TT | same_TT, nothing], 1), torch.cat([before_TT, same_TT], 1)])
+        both = torch.cat([mask, torch.ones_like(mask)], 1)
+        stream = torch.cat([ids, torch.full_like(ids, MASK)], 1)
+        positions = torch.cat([steps, steps]).expand(batch, -1)
+        hidden = self._run(stream, _to_all(both) & sees, context_BLD, context_mask_BL, positions)
+        logits = self.words(hidden[:, length + 1 :])
+        nll = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        return nll * mask[:, 1:]
+
+    @torch.no_grad()
+    def greedy(self, context_BLD: Tensor, context_mask_BL: Tensor, max_tokens: int) -> Tensor:
+        """Most likely tokens, int64 (B, <= max_tokens), [CLS] first, 0 after [SEP]."""
+        batch = len(context_BLD)
+        ids = torch.full((batch, 1), CLS, dtype=torch.int64, device=context_BLD.device)
+        done = torch.zeros(batch, dtype=torch.bool, device=ids.device)
+        while ids.shape[1] < max_tokens and not bool(done.all()):
+            asked = torch.cat([ids, torch.full_like(ids[:, :1], MASK)], 1)
+            hidden = self.generate(Tokens(asked, torch.ones_like(asked).bool()), context_BLD, context_mask_BL)
+            logits = self.words(hidden[:, -1])
+            logits[:, [PAD, UNKNOWN, CLS, MASK]] = -torch.inf
+            word = logits.argmax(-1).masked_fill(done, PAD)
+            done = done | (word == SEP)
+            ids = torch.cat([ids, word[:, None]], 1)
+        return ids
+
+    def _run(
+        self,
+        ids_BT: Tensor,
+        mask_BTT: Tensor,
+        context_BLD: Tensor | None,
+        context_mask_BL: Tensor | None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        if positions is None:
+            x_BTD = self.tokens(ids_BT) + self.positions.weight[: ids_BT.shape[1]]
+        else:
+            x_BTD = self.tokens(ids_BT) + self.positions(positions)
+        x_BTD = self.embed_norm(x_BTD)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, mask_BTT, context_BLD, context_mask_BL)
+        return self.out_norm(x_BTD)
+
+
+def _to_all(mask_BT: Tensor) -> Tensor:
+    return mask_BT[:, None, :].expand(-1, mask_BT.shape[1], -1)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
