@@ -84,10 +84,12 @@ class Clipper:
 
     Boundaries fall on pictures: clips are half-open, each picture opens or belongs to exactly one clip (a picture that
     stands for longer than `SNAP_NS` may be shown in several), and the grid of fixed clips does not drift. The last
-    clip ends where its last picture leaves the screen.
+    clip ends where its last picture leaves the screen. With `still` there are no pictures (sound only) and boundaries
+    fall where the grid has them.
     """
 
-    def __init__(self, config: ClipsConfig, declared_end_ns: int | None = None) -> None:
+    def __init__(self, config: ClipsConfig, declared_end_ns: int | None = None, *, still: bool = False) -> None:
+        self._snap_ns = -1 if still else SNAP_NS
         self._by_shots = config.by == "shots"
         self._step_ns = round((config.max_s if self._by_shots else config.length_s) * NS_PER_S)
         self._min_ns = round(config.min_s * NS_PER_S)
@@ -111,7 +113,7 @@ class Clipper:
         clip_start_ns, shown_from_ns = self._start_ns, start_ns
         while self._boundary_ns + _NEAR_NS < end_ns:
             boundary_ns = self._boundary_ns
-            if start_ns > clip_start_ns and boundary_ns - start_ns <= SNAP_NS:
+            if start_ns > clip_start_ns and boundary_ns - start_ns <= self._snap_ns:
                 boundary_ns = max(start_ns, shown_from_ns)
             if boundary_ns > shown_from_ns:
                 yield Show(shown_from_ns, boundary_ns)

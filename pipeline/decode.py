@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from omniloom.modalities.sample import NS_PER_S, Rejected
-from omniloom.pipeline.probe import MAX_PIXELS, VideoInfo, open_media, to_ns
+from omniloom.pipeline.probe import MAX_PIXELS, VideoInfo, open_media, say, to_ns
 
 if TYPE_CHECKING:
     import av
@@ -142,7 +142,7 @@ def _pictures(path: str, info: VideoInfo) -> Iterator[Picture | Damage]:
                 break
             except (av.error.FFmpegError, MemoryError) as error:
                 errors += 1
-                yield Damage("video", at_ns, f"{type(error).__name__}: {error}")
+                yield Damage("video", at_ns, say(error))
                 continue
             for frame in frames:
                 if frame.width * frame.height > MAX_PIXELS:
@@ -225,7 +225,7 @@ def _sounds(path: str, info: VideoInfo) -> Iterator[Sound | Damage]:
             except av.error.EOFError:
                 break
             except (av.error.FFmpegError, MemoryError, ValueError) as error:
-                yield Damage("audio", at_ns, f"{type(error).__name__}: {error}")
+                yield Damage("audio", at_ns, say(error))
                 continue
             heard += len(blocks)
             yield from blocks
@@ -325,7 +325,7 @@ def _packets(container: InputContainer, stream: Any) -> Iterator[Any]:
                 last_ns = to_ns(packet.pts, stream.time_base)
             yield packet
     except (av.error.FFmpegError, OSError) as error:
-        yield Damage(stream.type, last_ns, f"{type(error).__name__}: {error}")
+        yield Damage(stream.type, last_ns, say(error))
 
 
 def _only(container: InputContainer, index: int) -> Any:

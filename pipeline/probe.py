@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_PIXELS = 7680 * 4320
 """Of one picture: 8K. A dimension bomb costs gigabytes before its first frame."""
 MAX_STREAMS = 64
 _OPEN_TIMEOUT_S = 60.0
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,6 @@ class VideoTrack:
     start_ns: int | None
     declared_end_ns: int | None
     """Where the container says that the stream ends; None if it does not say."""
-    end_is_exact: bool
-    """Whether that end comes from the stream's own index, so that a stream ending sooner has been cut off."""
     pixel_aspect: float
     """Width of a pixel over its height: 1 unless the container says otherwise."""
     frame_ns: int
@@ -72,6 +72,8 @@ class VideoInfo:
     audio: AudioTrack | None
     subtitle_index: int | None
     """The first text subtitle stream, if any."""
+    cut_short: bool
+    """Whether the container states more bytes than the file has: a broken download or recording."""
 
 
 def to_ns(ticks: int, time_base: Fraction) -> int:
@@ -101,9 +103,9 @@ def open_media(path: str) -> InputContainer:
         absolute = os.path.abspath(path)  # noqa: PTH100
         return av.open(absolute, "r", options=options, metadata_errors="replace", timeout=_OPEN_TIMEOUT_S)
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
-        raise Rejected("probe", "unreadable", _say(error)) from error
+        raise Rejected("probe", "unreadable", say(error)) from error
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:  # bad tags raise UnicodeDecodeError too
-        raise Rejected("probe", _why_not_media(path), _say(error)) from error
+        raise Rejected("probe", _why_not_media(path), say(error)) from error
 
 
 def probe(path: str) -> VideoInfo:
@@ -118,7 +120,7 @@ def probe(path: str) -> VideoInfo:
         with open_media(path) as container:
             return _describe(path, container)
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        raise Rejected("probe", "not-media", _say(error)) from error
+        raise Rejected("probe", "not-media", say(error)) from error
 
 
 def _describe(path: str, container: InputContainer) -> VideoInfo:
@@ -159,18 +161,17 @@ def _describe(path: str, container: InputContainer) -> VideoInfo:
         video=_video_track(video, container) if video is not None else None,
         audio=_audio_track(audio) if audio is not None else None,
         subtitle_index=texts[0] if texts else None,
+        cut_short=_is_cut_short(path),
     )
 
 
 def _video_track(stream: Any, container: InputContainer) -> VideoTrack:
     start_ns = to_ns(stream.start_time, stream.time_base) if stream.start_time is not None else None
     end_ns: int | None = None
-    exact = False
     if stream.duration and "mov" in container.format.name:
-        end_ns, exact = (start_ns or 0) + to_ns(stream.duration, stream.time_base), True
+        end_ns = (start_ns or 0) + to_ns(stream.duration, stream.time_base)
     elif "DURATION" in stream.metadata:  # Matroska: the time at which the track ends
         end_ns = _clock_ns(stream.metadata["DURATION"])
-        exact = end_ns is not None
     elif container.duration and container.duration > 0:
         end_ns = ((container.start_time or 0) + container.duration) * 1000
     rate = stream.average_rate or stream.guessed_rate
@@ -184,7 +185,6 @@ def _video_track(stream: Any, container: InputContainer) -> VideoTrack:
         time_base=stream.time_base,
         start_ns=start_ns,
         declared_end_ns=end_ns,
-        end_is_exact=exact,
         pixel_aspect=aspect if 0.1 < aspect < 10 else 1.0,
         frame_ns=frame_ns,
     )
@@ -230,7 +230,7 @@ def _check_file(path: str) -> None:
     try:
         info = Path(path).stat()
     except OSError as error:
-        raise Rejected("probe", "unreadable", _say(error)) from error
+        raise Rejected("probe", "unreadable", say(error)) from error
     if not stat.S_ISREG(info.st_mode):  # opening a FIFO would wait for ever
         raise Rejected("probe", "not-a-file", "not a regular file")
     if info.st_size == 0:
@@ -241,34 +241,54 @@ def _why_not_media(path: str) -> str:
     """A stable reason for a file that FFmpeg would not open."""
     try:
         with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(4096)
             if head.lstrip()[:7] in (b"#EXTM3U", b"ffconca") or b"<MPD" in head:
                 return "playlist"
-            if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
-                return "not-media" if _has_box(file, b"moov") else "moov-missing"
+            if head[4:8] in _BOXES:
+                whole = any(kind == b"moov" and end <= size for kind, end in _boxes(file))
+                return "not-media" if whole else "moov-missing"
     except OSError:
         return "unreadable"
     magic = (b"\x1a\x45\xdf\xa3", b"RIFF", b"OggS", b"fLaC", b"FLV\x01", b"\x00\x00\x01\xba")
     return "damaged-header" if head.startswith(magic) else "not-media"
 
 
-def _has_box(file: Any, wanted: bytes) -> bool:
-    """Whether the MP4 file has the top-level box: the one without which nothing in it can be found."""
+def _boxes(file: Any) -> Iterator[tuple[bytes, int]]:
+    """(kind, end) of the top-level boxes of an MP4 file."""
     size = os.fstat(file.fileno()).st_size
     at = 0
-    for _ in range(10_000):
+    for _ in range(100_000):  # fragmented files have two a fragment
         file.seek(at)
         head = file.read(16)
         if len(head) < 8:
-            return False
+            return
         length = int.from_bytes(head[:4], "big")
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:], "big")
-        if head[4:8] == wanted:
-            return length == 0 or at + length <= size
+        end = size if length == 0 else at + length
+        yield head[4:8], end
         if length < 8:
-            return False
-        at += length
+            return
+        at = end
+
+
+def _is_cut_short(path: str) -> bool:
+    """Whether the outermost structure of an MP4, AVI, WAV or Matroska file ends beyond the end of the file."""
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(64)
+        if head[4:8] in _BOXES:
+            return any(end > size for _, end in _boxes(file))
+        if head[:4] == b"RIFF":
+            return (
+                0 < int.from_bytes(head[4:8], "little") < 2**32 - 1
+                and int.from_bytes(head[4:8], "little") + 8 > size + 1
+            )
+        at = file.seek(0) + head.find(b"\x18\x53\x80\x67")  # the segment, after the EBML header
+        if head[:4] == b"\x1a\x45\xdf\xa3" and at >= 0 and len(head) > at + 12 and head[at + 4] == 1:
+            length = int.from_bytes(head[at + 5 : at + 12], "big")
+            return length != 2**56 - 1 and at + 12 + length > size  # all ones: a live stream, of unknown length
     return False
 
 
@@ -282,5 +302,7 @@ def _clock_ns(text: str) -> int | None:
     return (hours * 3600 + minutes * 60) * NS_PER_S + round(seconds * NS_PER_S)
 
 
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+def say(error: BaseException) -> str:
+    """What went wrong, for the detail of a Drop."""
+    # Not the whole message: it holds the path, and details are to be equal wherever a file lies.
+    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"[:300]

@@ -1,0 +1,120 @@
+"""A source becomes samples: every clip of it, seen by every modality of the recipe."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from omniloom.modalities.base import Ask, Footage, Modality
+from omniloom.modalities.sample import Drop, Fact, Part, Rejected, Sample, SourceId
+from omniloom.pipeline.gather import Gathered, gather
+from omniloom.pipeline.probe import say
+from omniloom.pipeline.sources import Source
+
+if TYPE_CHECKING:
+    from omniloom.pipeline.recipe import BuildRecipe
+
+
+def weave(source: Source, recipe: BuildRecipe, ask: Ask, threads: int = 4) -> Iterator[Sample | Drop]:
+    """Samples and drops of one source, in the order of its clips, from one decode.
+
+    Clips are extracted by `threads` threads while decoding goes on, since `ask` waits for models; at most `threads` + 1
+    clips are in memory besides the one being decoded. Bad media gives drops, never an exception: a file that
+    cannot be read, a clip that a modality rejects, one that lacks a modality of `recipe.require`. What a modality
+    raises otherwise is a bug or a failing system, and passes through.
+
+    A source with sound only is one Drop ("no-video"), or with `clips.audio_only` it is cut into samples that need audio
+    instead of what `require` names.
+    """
+    weaver = _Weaver(source, recipe, ask)
+    pending: deque[Future[Sample | Drop] | Drop] = deque()
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="weave")
+    try:
+        for item in gather(source, recipe):
+            pending.append(pool.submit(weaver.sample, item) if isinstance(item, Gathered) else item)
+            while pending and (len(pending) > threads or _is_done(pending[0])):
+                yield _result(pending.popleft())
+        while pending:
+            yield _result(pending.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def split_of(source: SourceId, row: Mapping[str, str], test_fraction: float) -> str:
+    """The source's row decides; without one a hash of the source does, so that all its clips fall on one side."""
+    return row.get("split") or ("test" if int(source[:15], 16) < test_fraction * 16**15 else "train")
+
+
+class _Weaver:
+    """Makes samples of one source's clips. Threads share it; it holds nothing that changes."""
+
+    def __init__(self, source: Source, recipe: BuildRecipe, ask: Ask) -> None:
+        self._source = source
+        self._recipe = recipe
+        self._recipe_hash = recipe.hash
+        self._modalities: dict[str, Modality] = recipe.by_name()
+        self._params = {name: recipe.params_hash(name) for name in self._modalities}
+        self._split = split_of(source.id, source.row, recipe.test_fraction)
+        self._ask = ask
+
+    def sample(self, gathered: Gathered) -> Sample | Drop:
+        import av.error
+
+        try:
+            return self._sample(gathered)
+        except Rejected as rejected:
+            return self._drop(gathered, rejected.stage, rejected.reason, rejected.detail)
+        except av.error.FFmpegError as error:  # an encoder that cannot take this clip: its size, its length
+            return self._drop(gathered, "extract", "encode-failed", say(error))
+
+    def _sample(self, gathered: Gathered) -> Sample | Drop:
+        recorded = {name: recorder.finish(gathered.audio) for name, recorder in gathered.recorders.items()}
+        values: dict[str, Any] = {}
+        parts: dict[str, Part] = {}
+        facts: dict[str, Fact] = {**gathered.facts, "split": self._split, "language": None}
+        for name, modality in self._modalities.items():
+            footage = Footage(
+                clip=gathered.clip,
+                path=self._source.path,
+                frames=gathered.frames,
+                audio=gathered.audio,
+                recorded=recorded,
+                subtitles=gathered.cues,
+                row=self._source.row,
+                made={need: values[need] for need in modality.needs if need in values},
+            )
+            made = modality.extract(footage, self._recipe.sections[name], self._ask)
+            if made is None:
+                continue
+            values[name] = made.value
+            part = modality.encode(made.value)
+            origin = {"model": made.model, "revision": made.revision, "params": self._params[name]}
+            parts[name] = Part(part.data, {**part.facts, **origin})
+            language = getattr(made.value, "language", None)
+            if isinstance(language, str) and language:
+                facts["language"] = language
+        required = self._recipe.require if gathered.frames is not None else ("audio",)
+        for name in required:
+            if name not in parts:
+                return self._drop(gathered, "extract", f"no-{name}", f"the recipe requires {name}; the clip has none")
+        return Sample(
+            key=gathered.clip.key_under(self._recipe_hash),
+            clip=gathered.clip,
+            path=self._source.path,
+            time_base=gathered.time_base,
+            parts=parts,
+            facts=facts,
+        )
+
+    def _drop(self, gathered: Gathered, stage: Any, reason: str, detail: str) -> Drop:
+        return Drop(self._source.path, stage, reason, detail, self._source.id, gathered.clip)
+
+
+def _is_done(item: Future[Sample | Drop] | Drop) -> bool:
+    return isinstance(item, Drop) or item.done()
+
+
+def _result(item: Future[Sample | Drop] | Drop) -> Sample | Drop:
+    return item if isinstance(item, Drop) else item.result()
