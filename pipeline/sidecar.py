@@ -104,33 +104,32 @@ def schema_of(modalities: Sequence[str]) -> pa.Schema:
 def sidecar_bytes(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str], record: Record) -> bytes:
     """A sealed Parquet file of the rows. The same rows give the same bytes."""
     table = pa.Table.from_pylist(list(rows), schema=schema_of(modalities))
-    return _sealed_bytes(table, {"format": FORMAT_VERSION, **asdict(record)})
+    return sealed_bytes(table, {"format": FORMAT_VERSION, **asdict(record)})
 
 
 def drops_bytes(rows: Sequence[Mapping[str, Any]], unit: int | None) -> bytes:
     """A sealed Parquet file of drops: of a unit, or of none."""
-    return _sealed_bytes(
-        pa.Table.from_pylist(list(rows), schema=DROPS_SCHEMA), {"format": FORMAT_VERSION, "unit": unit}
-    )
+    return sealed_bytes(pa.Table.from_pylist(list(rows), schema=DROPS_SCHEMA), {"format": FORMAT_VERSION, "unit": unit})
 
 
 def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, Record]:
     """Rows and record of a sidecar. Raises `DamagedError` if a byte of it changed, FileNotFoundError if it is gone."""
-    table, values = _read_sealed(path, columns)
+    table, values = read_sealed(path, columns)
     values.pop("format")
     return table, Record(**values)
 
 
 def read_drops(path: Path) -> pa.Table:
     """Drops of one unit. Raises `DamagedError` if a byte of the file changed, FileNotFoundError if it is gone."""
-    return _read_sealed(path, None)[0]
+    return read_sealed(path, None)[0]
 
 
 def _fields(facts: Mapping[str, FactType]) -> list[tuple[str, pa.DataType]]:
     return [(name, _ARROW[kind]) for name, kind in facts.items()]
 
 
-def _sealed_bytes(table: pa.Table, record: Mapping[str, Any]) -> bytes:
+def sealed_bytes(table: pa.Table, record: Mapping[str, Any]) -> bytes:
+    """The table as a Parquet file that carries `record` (with its "format") and a hash of itself."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)
@@ -142,7 +141,8 @@ def _sealed_bytes(table: pa.Table, record: Mapping[str, Any]) -> bytes:
     return bytes(data)
 
 
-def _read_sealed(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, dict[str, Any]]:
+def read_sealed(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, dict[str, Any]]:
+    """Table and record of such a file. Raises `DamagedError` if a byte of it changed."""
     data = bytearray(path.read_bytes())
     start = data.rfind(_SEAL_MARK) + len(_SEAL_MARK)
     found = bytes(data[start : start + _SEAL_DIGITS])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from omniloom.modalities import Drop, SourceId
 from omniloom.pipeline.commit import write_durably
+from omniloom.pipeline.sidecar import FORMAT_VERSION, read_sealed, sealed_bytes
 from omniloom.pipeline.sources import Found, Source
 
 SCHEMA = pa.schema(
@@ -126,7 +126,7 @@ def plan_units(
 def _read(path: Path) -> list[_Entry]:
     if not path.exists():
         return []
-    rows = pq.read_table(path, schema=SCHEMA, page_checksum_verification=True).to_pylist()
+    rows = read_sealed(path, None)[0].to_pylist()
     return [
         _Entry(
             row["unit"],
@@ -153,6 +153,4 @@ def _write(path: Path, entries: Sequence[_Entry]) -> None:
         ],
         schema=SCHEMA,
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
-    write_durably(path, sink.getvalue().to_pybytes())
+    write_durably(path, sealed_bytes(table, {"format": FORMAT_VERSION}))
