@@ -15,7 +15,7 @@ def sample_times(start_ns: int, end_ns: int, per_second: float, at_least: int) -
     if duration_ns * per_second < at_least * NS_PER_S:
         return [start_ns + k * duration_ns // at_least for k in range(at_least)]
     times: list[int] = []
-    while (time_ns := start_ns + round(len(times) * NS_PER_S / per_second)) < end_ns:
+    while (time_ns := start_ns + round(len(times) * (NS_PER_S / per_second))) < end_ns:
         times.append(time_ns)
     return times
 
@@ -41,19 +41,22 @@ class FrameSampler:
         """Whether the frame on screen during [start_ns, end_ns) may be needed."""
         if not self._times:
             return True
-        # One nanosecond of slack on both sides, for the rounding of the times.
-        shown_ns, gone_ns = start_ns - self._start_ns - 1, end_ns - self._start_ns + 1
-        shortest_ns = max(self._soonest_ns, end_ns - self._start_ns)  # the clip lasts as long as what it shows
+        shown_ns, gone_ns = start_ns - self._start_ns, end_ns - self._start_ns
+        shortest_ns = max(self._soonest_ns, gone_ns)  # the clip lasts as long as what it shows
         longest_ns = max(self._latest_ns, shortest_ns)
         enough_ns = self._at_least / self._per_second * NS_PER_S
         if longest_ns >= enough_ns:
             step_ns = NS_PER_S / self._per_second
-            if -(-shown_ns // step_ns) * step_ns < gone_ns:
+            near = int(shown_ns // step_ns)
+            if any(shown_ns <= round(k * step_ns) < gone_ns for k in (near, near + 1, near + 2)):
                 return True
         if shortest_ns < enough_ns:
             count = self._at_least
             longest_ns = min(longest_ns, enough_ns)
-            return any(k * shortest_ns / count < gone_ns and k * longest_ns / count >= shown_ns for k in range(count))
+            # A nanosecond of slack at both ends, for the rounding of the times.
+            return any(
+                k * shortest_ns / count < gone_ns + 1 and k * longest_ns / count >= shown_ns - 1 for k in range(count)
+            )
         return False
 
     def keep(self, start_ns: int, image: np.ndarray) -> None:
