@@ -1,0 +1,371 @@
+"""Plan -> bytes -> decoded batch: streams a corpus to a model, the same samples in the same order on any machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import xxhash
+
+from omniloom.modalities import short_name
+from omniloom.modalities.base import Window
+from omniloom.pipeline.batch import Batch
+from omniloom.pipeline.corpus import Corpus, open_corpus
+from omniloom.pipeline.plan import Ints, Pick, Plan
+from omniloom.pipeline.reader import ShardReader
+from omniloom.pipeline.view import BadSampleError, Decoder, Entry, Rows, View, fetch, finish
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+OnBad = Literal["raise", "skip", "quarantine"]
+Backend = Literal["auto", "dali", "cpu"]
+
+_BATCHES_AHEAD = 2
+_SUBSTITUTES = 8
+"""Samples tried in place of a bad one before giving up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A sample that could not be read."""
+
+    key: str
+    shard: str
+    modality: str
+    what: str
+
+
+class Loader:
+    """Iterates over batches of a corpus.
+
+    Training (`train=True`): endless, or `epochs` long; shuffled by the seed; full batches only. Epochs follow one
+    another without a gap, so that the order does not depend on the batch size. Evaluation: every sample once, in the
+    order of keys, with a smaller last batch. Global batch s holds positions s * world_size * batch_size and on; rank r
+    takes the r-th part of it. All order and all randomness are functions of (seed, epoch, key).
+
+    Only the bytes of the asked modalities are read, of members in pieces only the pieces shown; each is checked
+    against its hash. A sample without a modality has a row of zeros, or "", and `present` False.
+
+    Threads decode, since the codecs release Python's lock; nothing forks, so CUDA may be in use. A Loader is for one
+    iteration at a time.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | Path | str | None,
+        modalities: Sequence[str],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 2,
+        backend: Backend = "auto",
+        on_bad: OnBad = "raise",
+        max_bad: int = 100,
+        mixture: Mapping[Corpus | Path | str, float] | None = None,
+        window: Window | None = None,
+        train: bool = True,
+        split: str | None = None,
+        epochs: int | None = None,
+        permute: Sequence[str] = (),
+    ) -> None:
+        """Reads the sidecars' columns of the asked modalities, and no tar.
+
+        batch_size: samples a rank. workers: threads; 0 decodes in the caller's. backend: "auto" takes DALI where there
+        is a GPU and DALI. on_bad: "raise" a `BadSampleError`; "skip" takes another sample for it in training and leaves
+        it out in evaluation; "quarantine" also lists it in the corpus' quarantine.jsonl; both raise once more than
+        `max_bad` samples are bad. mixture: corpora and their weights, in place of `corpus`. window: how much of a
+        sample a batch shows. split: only samples of that split. permute: modalities read from another sample
+        of another source, by a fixed derangement: the control of an experiment.
+
+        Raises ValueError for arguments that cannot be, naming what can.
+        """
+        if (corpus is None) == (mixture is None):
+            raise ValueError("give a corpus, or None and a mixture of corpora with their weights")
+        if batch_size < 1 or not 0 <= rank < world_size or workers < 0:
+            raise ValueError(
+                f"needs batch_size >= 1, 0 <= rank < world_size and workers >= 0,"
+                f" got {batch_size = }, {rank = }, {world_size = }, {workers = }"
+            )
+        shares = dict(mixture) if mixture is not None else {corpus: 1.0}
+        corpora = [item if isinstance(item, Corpus) else open_corpus(item) for item in shares if item is not None]
+        names = tuple(short_name(name) for name in modalities)
+        self._rows = [Rows(item, names, split, by_key=not train, permute=permute, seed=seed) for item in corpora]
+        self._modules = _modules(self._rows, names)
+        self._plan = Plan(tuple(map(len, self._rows)), tuple(shares.values()), seed, shuffle=train)
+        self._window = replace(window or Window(), train=train)
+        self._batch_size, self._rank, self._world_size, self._workers = batch_size, rank, world_size, workers
+        self._on_bad, self._max_bad, self._train, self._seed = on_bad, max_bad, train, seed
+        self._position = 0
+        self._total = self._count(epochs)
+        self._reader = ShardReader()
+        self._decoder = Decoder(backend, threads=max(1, workers))
+        self._bad: dict[str, BadSample] = {}
+        self._lock = threading.Lock()
+
+    # --- what it will do, and what it did ---------------------------------------------------------------------
+
+    @property
+    def num_steps(self) -> int | None:
+        """Batches from the first to the last, or None if there is no last one."""
+        return None if self._total is None else -(-self._total // self._global_batch)
+
+    @property
+    def bad(self) -> list[BadSample]:
+        """Samples that could not be read so far, each once."""
+        with self._lock:
+            return list(self._bad.values())
+
+    @property
+    def bytes_read(self) -> int:
+        """From tars, so far."""
+        return self._reader.bytes_read
+
+    @property
+    def backend_report(self) -> str:
+        """Which decoder ran for which codec, and how many pieces it decoded."""
+        return self._decoder.report(sorted({module.codec for module in self._modules.values()}))
+
+    def keys_at(self, step: int) -> list[str]:
+        """Keys that this rank's batch holds at a step, if none of its samples is bad. Reads nothing."""
+        return [entry.key for entry, _ in self._entries(self._plan.at(self._slice(step * self._global_batch)))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch begins: a few numbers, the same on every rank. Batches decoded ahead do not count."""
+        return {"version": 1, "position": self._position, "seed": self._seed, "order": self._order}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where `state_dict` was taken, at once, also with another batch size or number of ranks.
+
+        Raises ValueError if seed or samples are others than then: the sequence could not be continued.
+        """
+        if state["seed"] != self._seed or state["order"] != self._order:
+            raise ValueError(
+                "this state belongs to another sequence: continue with the same corpus, split, mixture and seed"
+                f" (it had seed {state['seed']}, this loader has {self._seed}), or start a new run"
+            )
+        self._position = int(state["position"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the present position; after the last one, from the start."""
+        if self._total is not None and self._position >= self._total:
+            self._position = 0
+        with ExitStack() as stack:
+            coordinators = pool = None
+            if self._workers:
+                pool = _executor(stack, self._workers)
+                coordinators = _executor(stack, _BATCHES_AHEAD)
+            queue: deque[tuple[int, Callable[[], Batch]]] = deque()
+            start = self._position
+            while True:
+                while len(queue) <= (_BATCHES_AHEAD if self._workers else 0) and not self._is_over(start):
+                    queue.append(
+                        (start + self._global_batch, _later(coordinators, self._make, self._slice(start), pool))
+                    )
+                    start += self._global_batch
+                if not queue:
+                    return
+                end, batch_of = queue.popleft()
+                batch = batch_of()
+                self._position = end
+                if len(batch):
+                    yield batch
+
+    # --- order ------------------------------------------------------------------------------------------------
+
+    @property
+    def _global_batch(self) -> int:
+        return self._batch_size * self._world_size
+
+    @property
+    def _order(self) -> str:
+        """Hash of everything that the sequence depends on beside seed and position."""
+        rows = "".join(rows.digest for rows in self._rows)
+        return xxhash.xxh3_64_hexdigest(f"{rows}:{self._plan.weights}:{self._train}".encode())
+
+    def _count(self, epochs: int | None) -> int | None:
+        """Positions to go through in all."""
+        samples = sum(map(len, self._rows))
+        if not self._train:
+            if len(self._rows) > 1 or epochs not in {None, 1}:
+                raise ValueError(
+                    "evaluation goes once through one corpus: give no mixture and no epochs, or train=True"
+                )
+            return samples
+        if epochs is None:
+            return None
+        total = epochs * samples // self._global_batch * self._global_batch
+        if not total:
+            raise ValueError(
+                f"{epochs = } of {samples} samples hold no full batch of {self._global_batch}: lower batch_size"
+            )
+        return total
+
+    def _is_over(self, start: int) -> bool:
+        return self._total is not None and start >= self._total
+
+    def _slice(self, start: int) -> Ints:
+        """This rank's positions of the global batch that begins at `start`: int64, at most (batch_size,)."""
+        first = start + self._rank * self._batch_size
+        positions = np.arange(first, first + self._batch_size, dtype=np.int64)
+        return positions if self._total is None else positions[positions < self._total]
+
+    def _entries(self, pick: Pick) -> list[tuple[Entry, Window]]:
+        """What lies at picked places, with the window each is seen through."""
+        found: list[tuple[Entry, Window] | None] = [None] * len(pick.row)
+        for number, rows in enumerate(self._rows):
+            places = np.flatnonzero(pick.corpus == number)
+            for place, entry in zip(places, rows.take(pick.row[places]), strict=True):
+                seed = xxhash.xxh3_64_intdigest(f"{self._seed}:{pick.epoch[place]}:{entry.key}".encode())
+                found[place] = (entry, replace(self._window, seed=seed))
+        return [entry for entry in found if entry is not None]
+
+    # --- making a batch ---------------------------------------------------------------------------------------
+
+    def _make(self, positions: Ints, pool: ThreadPoolExecutor | None) -> Batch:
+        entries = self._entries(self._plan.at(positions))
+        views = self._views(entries, pool)
+        keep: list[tuple[Entry, View]] = []
+        for position, (entry, _), view in zip(positions, entries, views, strict=True):
+            if not isinstance(view, BadSampleError):
+                keep.append((entry, view))
+                continue
+            self._note(entry, view)
+            if self._train:
+                keep.append(self._substitute(position))
+        return self._stack(keep)
+
+    def _views(
+        self, entries: Sequence[tuple[Entry, Window]], pool: ThreadPoolExecutor | None
+    ) -> list[View | BadSampleError]:
+        """Reads and decodes samples; those that are bad come back as the error they gave."""
+
+        def read(item: tuple[Entry, Window]) -> dict[str, Any] | BadSampleError:
+            try:
+                return fetch(
+                    item[0], item[1], self._modules, self._reader, None if self._decoder.dali else self._decoder
+                )
+            except BadSampleError as error:
+                return error
+
+        def show(item: tuple[tuple[Entry, Window], dict[str, Any] | BadSampleError]) -> View | BadSampleError:
+            (entry, window), fetched = item
+            try:
+                return fetched if isinstance(fetched, BadSampleError) else finish(entry, window, self._modules, fetched)
+            except BadSampleError as error:
+                return error
+
+        if not self._decoder.dali:
+            return _map(pool, lambda item: show((item, read(item))), entries)
+        fetched = _map(pool, read, entries)
+        self._decoder.decode_many([item for item in fetched if not isinstance(item, BadSampleError)], self._modules)
+        return _map(pool, show, list(zip(entries, fetched, strict=True)))
+
+    def _substitute(self, position: int) -> tuple[Entry, View]:
+        """Another sample for a bad one, so that every rank's batch stays full: chosen by position alone."""
+        retry = 0
+        while True:
+            retry += 1
+            [item] = self._entries(self._plan.at(np.array([position], np.int64), retry))
+            [view] = self._views([item], None)
+            if not isinstance(view, BadSampleError):
+                return item[0], view
+            self._note(item[0], view)
+            if retry == _SUBSTITUTES:
+                raise view
+
+    def _note(self, entry: Entry, error: BadSampleError) -> None:
+        """Raises, counts or writes down a bad sample."""
+        if self._on_bad == "raise":
+            raise error
+        bad = BadSample(entry.key, error.shard, error.modality, error.what)
+        with self._lock:
+            if entry.key in self._bad:
+                return
+            self._bad[entry.key] = bad
+            if len(self._bad) > self._max_bad:
+                raise ValueError(
+                    f"more than {self._max_bad} samples are bad, the last is {entry.key} ({error}): run `omniloom check"
+                    f" {entry.corpus}` and repair the corpus, or raise max_bad"
+                ) from error
+            if self._on_bad == "quarantine":
+                line = json.dumps(asdict(bad)) + "\n"
+                handle = os.open(entry.corpus / "quarantine.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                with os.fdopen(handle, "wb", buffering=0) as file:  # one write: ranks append to the same file
+                    file.write(line.encode())
+
+    def _stack(self, samples: Sequence[tuple[Entry, View]]) -> Batch:
+        tensors: dict[str, torch.Tensor] = {}
+        texts: dict[str, list[str]] = {}
+        present: dict[str, torch.Tensor] = {}
+        for name, module in self._modules.items():
+            values = [view[name] for _, view in samples]
+            present[name] = torch.tensor([value is not None for value in values], dtype=torch.bool)
+            if module.stem.kind == "text":
+                texts[name] = [value if isinstance(value, str) else "" for value in values]
+                continue
+            stacked = np.zeros((len(values), *_shape(module.stem.kind, module.stem.channels, self._window)), np.float32)
+            for row, value in zip(stacked, values, strict=True):
+                if value is not None:
+                    row[...] = value
+            tensor = torch.from_numpy(stacked)
+            tensors[name] = tensor.pin_memory() if torch.cuda.is_available() else tensor
+        keys, sources = [entry.key for entry, _ in samples], [entry.source for entry, _ in samples]
+        return Batch(keys, sources, tensors, present, texts)
+
+
+def _modules(rows: Sequence[Rows], names: Sequence[str]) -> dict[str, Any]:
+    """The modality modules by short name. Raises ValueError if no corpus has one, or it is not for training."""
+    found = {name: module for item in reversed(rows) for name, module in item.modules.items()}
+    known = sorted({short_name(name) for item in rows for name in item.corpus.modalities})
+    for name in names:
+        if name not in found:
+            raise ValueError(f"the corpus has no modality {name!r}: it has {', '.join(known)}")
+        if found[name].stem.kind == "none":
+            raise ValueError(f"{name!r} is for looking, not for training: ask for others of {', '.join(known)}")
+    if not names:
+        raise ValueError(f"name the modalities to read: the corpus has {', '.join(known)}")
+    return {name: found[name] for name in names}
+
+
+def _shape(kind: str, channels: int, window: Window) -> tuple[int, ...]:
+    """Of one sample's array, as the stem declares it."""
+    shapes = {
+        "image": (window.num_frames, channels, window.image_px, window.image_px),
+        "mel": (window.num_samples,),
+        "points": (window.num_points, channels),
+    }
+    return shapes[kind]
+
+
+def _map(pool: ThreadPoolExecutor | None, function: Callable[[T], U], items: Sequence[T]) -> list[U]:
+    return [function(item) for item in items] if pool is None else list(pool.map(function, items))
+
+
+def _later(
+    executor: ThreadPoolExecutor | None, make: Callable[[Ints, ThreadPoolExecutor | None], Batch], *args: Any
+) -> Callable[[], Batch]:
+    """Starts making a batch, and returns how to get it; without threads it is made when asked for."""
+    if executor is None:
+        return lambda: make(*args)
+    future: Future[Batch] = executor.submit(make, *args)
+    return future.result
+
+
+def _executor(stack: ExitStack, threads: int) -> ThreadPoolExecutor:
+    """A pool that is told to stop when the stack unwinds, also when the consumer stops early."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+    stack.callback(executor.shutdown, wait=True, cancel_futures=True)
+    return executor
