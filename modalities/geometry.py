@@ -146,22 +146,64 @@ def unproject(z: np.ndarray, k: np.ndarray) -> np.ndarray:
     return z[..., None] * rays(k, z.shape[-1], z.shape[-2])
 
 
-def normals_from_depth(z: np.ndarray, k: np.ndarray) -> np.ndarray:
+def normals_from_depth(z: np.ndarray, k: np.ndarray, radius: int = 0, step: float = 0.0) -> np.ndarray:
     """Unit normals float32 (H, W, 3) of depth (H, W), facing the camera; NaN where they cannot be told.
 
     Planes are planes in inverse depth: 1/z = a u + b v + c for every point of one plane, exactly. So the slopes of 1/z
     give the normal without the bias that differences of points have, and need no neighbour on the far side of an edge:
-    each slope takes the side, left or right, up or down, where 1/z bends less.
+    each slope takes the side, left or right, up or down, where 1/z bends less. With a radius the plane is fitted by
+    least squares to the neighbours within it that those slopes foretell: `step`, the code step of quantised depth in
+    the unit of z, says how far off they may be.
     """
     inverse = 1.0 / np.where(z > 0, z, np.nan).astype(np.float64)
     slope_u = _slope(inverse)
     slope_v = _slope(inverse.T).T
+    if radius:
+        inverse, slope_u, slope_v = _fit(inverse, slope_u, slope_v, radius, step)
     height, width = z.shape
     u, v = np.meshgrid(np.arange(width) - k[0, 2], np.arange(height) - k[1, 2])
     normal = np.stack([slope_u * k[0, 0], slope_v * k[1, 1], inverse - u * slope_u - v * slope_v], axis=-1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     # The plane is n.P = positive, and the camera looks along +P: facing it means n.P < 0.
     return (-normal).astype(np.float32)
+
+
+def _fit(
+    inverse: np.ndarray, slope_u: np.ndarray, slope_v: np.ndarray, radius: int, step: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least-squares plane of 1/z around each pixel: its value there and its two slopes, each (H, W)."""
+    height, width = inverse.shape
+    padded = np.pad(inverse, radius, constant_values=np.nan)
+    # Half a code off at each end, and at the two neighbours the slope is from; 0.3 % for the surface's own bend.
+    bound = (1 + 2 * radius) * step * inverse**2 + 0.003 * inverse
+    moments = np.zeros((6, height, width))
+    values = np.zeros((3, height, width))
+    for dv in range(-radius, radius + 1):
+        for du in range(-radius, radius + 1):
+            there = padded[radius + dv : radius + dv + height, radius + du : radius + du + width]
+            rise = there - inverse
+            weight = np.abs(rise - du * slope_u - dv * slope_v) <= bound  # False where NaN
+            rise = np.where(weight, rise, 0)
+            for row, factor in enumerate((1, du, dv, du * du, du * dv, dv * dv)):
+                moments[row] += factor * weight
+            for row, factor in enumerate((1, du, dv)):
+                values[row] += factor * rise
+    one, u, v, uu, uv, vv = moments
+    # The inverse of the symmetric 3 x 3 matrix [[one, u, v], [u, uu, uv], [v, uv, vv]], by cofactors.
+    c00, c01, c02 = uu * vv - uv * uv, uv * v - u * vv, u * uv - uu * v
+    c11, c12, c22 = one * vv - v * v, u * v - one * uv, one * uu - u * u
+    determinant = one * c00 + u * c01 + v * c02
+    solvable = determinant > 0.5  # sums of whole numbers: 0 where all neighbours lie on one line
+    determinant = np.where(solvable, determinant, 1)
+    r0, r1, r2 = values
+    offset = (c00 * r0 + c01 * r1 + c02 * r2) / determinant
+    fit_u = (c01 * r0 + c11 * r1 + c12 * r2) / determinant
+    fit_v = (c02 * r0 + c12 * r1 + c22 * r2) / determinant
+    return (
+        inverse + np.where(solvable, offset, 0),
+        np.where(solvable, fit_u, slope_u),
+        np.where(solvable, fit_v, slope_v),
+    )
 
 
 def _slope(inverse: np.ndarray) -> np.ndarray:

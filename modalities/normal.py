@@ -1,0 +1,138 @@
+"""Which way each surface of the sampled frames faces: unit normals, from the clip's depth.
+
+Camera axes as everywhere here (x right, y down, z forward); every normal faces the camera. Stored as the colour
+round(255 (n + 1) / 2), (128, 128, 128) where unknown, which no unit normal comes near. `read` returns unit vectors
+within 0.4 % of the range: 0.4 degrees.
+From relative inverse depth the surface itself is assumed (see `depth.as_z`), so its normals are too; facts say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from omniloom.modalities import codecs, geometry
+from omniloom.modalities import depth as depth_of
+from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, Stem, Window
+from omniloom.modalities.base import all_facts as narrow
+from omniloom.modalities.base import no_models as models
+from omniloom.modalities.base import whole_member as pieces
+from omniloom.modalities.sample import Fact, Part
+
+__all__ = ["models", "narrow", "pieces"]
+
+
+@dataclass(frozen=True, slots=True)
+class Normals:
+    """Normals of T frames: n float32 (T, H, W, 3), unit length, n_z < 0 mostly; NaN where unknown."""
+
+    n: np.ndarray
+    pts_ns: np.ndarray
+    """int64 (T,), from the clip's start: the times of the frames."""
+    depth_kind: str
+    """Kind of the depth they are from."""
+    converted: str = ""
+    """What was assumed on the way from depth; "" for metric depth."""
+
+    def __post_init__(self) -> None:
+        if self.n.ndim != 4 or self.n.shape[3] != 3 or self.n.dtype != np.float32:
+            raise ValueError(f"normals are float32 (T, H, W, 3), got {self.n.dtype} {self.n.shape}")
+        if self.pts_ns.shape != (len(self.n),):
+            raise ValueError(f"one pts a frame, got {self.pts_ns.shape = } for {len(self.n)} frames")
+
+
+suffix = "normal.png"
+codec: Codec = "png"
+letter = "n"
+needs: tuple[str, ...] = ("depth",)
+facts: Mapping[str, FactType] = {
+    "num_frames": "int64",
+    "width": "int64",
+    "height": "int64",
+    "pts_ns": "list<int64>",
+    "axes": "string",
+    "depth_kind": "string",
+    "converted": "string",
+}
+stem = Stem("image", 3)
+tolerance = 0.004
+
+_AXES = "opencv, facing the camera"
+_UNKNOWN = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How normals are made."""
+
+    radius: int = 2
+    """Pixels around each one whose common plane is fitted; 0 takes the nearest neighbours only."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.radius <= 8:
+            raise ValueError(f"normal.radius is 0 to 8 pixels, got {self.radius}")
+
+
+def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
+    """Normals of the clip's depth; None for a clip without it, or if no surface can be told."""
+    value = cast("depth_of.Depth | None", footage.made.get("depth"))
+    if value is None:
+        return None
+    z, _, converted = depth_of.as_z(value)
+    n = np.stack([geometry.normals_from_depth(frame, value.k, config.radius, value.step_m) for frame in z])
+    if not np.isfinite(n).any():
+        return None
+    return Made(Normals(n, value.pts_ns, value.kind, converted), model="from depth")
+
+
+def encode(value: Normals) -> Part:
+    """An 8-bit RGB PNG of all frames, one below the other."""
+    num_frames, height, width = value.n.shape[:3]
+    known = np.isfinite(value.n).all(axis=-1, keepdims=True)
+    codes = np.where(known, np.rint(127.5 * (np.where(known, value.n, 0) + 1)), _UNKNOWN).astype(np.uint8)
+    return Part(
+        codecs.encode_png(codes.reshape(num_frames * height, width, 3)),
+        {
+            "num_frames": num_frames,
+            "width": width,
+            "height": height,
+            "pts_ns": [int(pts) for pts in value.pts_ns],
+            "axes": _AXES,
+            "depth_kind": value.depth_kind,
+            "converted": value.converted,
+        },
+    )
+
+
+def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Normals:
+    """Normals from uint8 (T H, W, 3). Raises ValueError if they are not as the facts state."""
+    shape = (*(cast(int, facts[name]) for name in ("num_frames", "height", "width")), 3)
+    codes = np.asarray(pieces[0])
+    if codes.dtype != np.uint8 or codes.size != np.prod(shape):
+        raise ValueError(f"damaged normals: codes {codes.dtype} {codes.shape}, its facts state {shape}")
+    codes = codes.reshape(shape)
+    n = codes.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    n /= np.linalg.norm(n, axis=-1, keepdims=True)  # never 0: no code is the middle exactly
+    n[(codes == _UNKNOWN).all(axis=-1)] = np.nan
+    return Normals(n, np.array(facts["pts_ns"], np.int64), str(facts["depth_kind"]), str(facts["converted"]))
+
+
+def tensor(value: Normals, window: Window) -> np.ndarray:
+    """float32 (num_frames, 3, px, px) in [-1, 1], 0 where unknown."""
+    view = geometry.view_of(window)
+    shown = geometry.show_nearest(value.n[window.choose(len(value.n))], view, window.image_px)
+    if view.flip:
+        shown = geometry.mirror_normals(shown)
+    return np.nan_to_num(np.ascontiguousarray(shown.transpose(0, 3, 1, 2)), nan=0.0)
+
+
+def example(rng: np.random.Generator) -> Normals:
+    """Two frames of a bumpy wall with a hole, 24 x 32."""
+    tilt = rng.uniform(-0.5, 0.5, size=(2, 24, 32, 2))
+    n = np.concatenate([tilt, -np.ones((2, 24, 32, 1))], axis=-1)
+    n = (n / np.linalg.norm(n, axis=-1, keepdims=True)).astype(np.float32)
+    n[:, 3:6, 20:25] = np.nan
+    return Normals(n, np.array([0, 500_000_000], np.int64), "metric-z")
