@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def encode_mp4(pictures: Iterable[np.ndarray], sound: np.ndarray | None) -> byte
 
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as box:
-        video = cast("av.VideoStream", box.add_stream("libx264", rate=FPS))
+        video = box.add_stream("libx264", rate=FPS)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.codec_context.thread_count = 1
         video.codec_context.time_base = Fraction(1, FPS)
@@ -67,7 +67,7 @@ def encode_mp4(pictures: Iterable[np.ndarray], sound: np.ndarray | None) -> byte
         video.options = {"preset": "veryfast", "crf": "16", "g": str(FPS), "flags": "+bitexact"}
         audio = None
         if sound is not None:
-            audio = cast("av.AudioStream", box.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono"))
+            audio = box.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
             audio.bit_rate = 64_000
             audio.codec_context.options = {"flags": "+bitexact"}
         for number, picture in enumerate(pictures):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -41,8 +41,9 @@ def make_world(
     if num_train < 0 or num_test < 0 or num_train + num_test == 0:
         raise ValueError(f"a world needs clips, got {num_train = }, {num_test = }")
     out = Path(out)
-    clips: list[tuple[Split, int]] = [("train", n) for n in range(num_train)] + [("test", n) for n in range(num_test)]
-    for split in ("train", "test"):
+    counts: dict[Split, int] = {"train": num_train, "test": num_test}
+    clips: Sequence[tuple[Split, int]] = [(split, index) for split, count in counts.items() for index in range(count)]
+    for split in counts:
         (out / split).mkdir(parents=True, exist_ok=True)
     jobs = min(jobs or os.cpu_count() or 1, len(clips))
     if jobs < 1:
@@ -58,7 +59,7 @@ def make_world(
     part.replace(out / "sources.csv")
 
 
-def _write_all(out: Path, seed: int, clips: list[tuple[Split, int]], jobs: int) -> Iterator[None]:
+def _write_all(out: Path, seed: int, clips: Sequence[tuple[Split, int]], jobs: int) -> Iterator[None]:
     if jobs == 1:
         for clip in clips:
             yield _write(out, seed, clip)

@@ -11,7 +11,7 @@ import numpy as np
 
 from omniloom.recipes.world.scene import DURATION_S, Scene, Shape, Thing
 
-WIDTH, HEIGHT, FPS = 160, 120, 12
+WIDTH, HEIGHT, FPS = 160, 120, 10
 FOCAL_PX = 144.0
 DEPTH_RATE_HZ = 2
 NUM_FRAMES = int(DURATION_S * FPS)
@@ -73,7 +73,7 @@ def thing_pose(thing: Thing, time_s: float) -> tuple[np.ndarray, np.ndarray]:
             y = -1.35 * thing.radius_m
             rotation = _about((0.55, 0.8, 0.24), 2.0 * math.pi * (time_s - thing.phase_s) / thing.period_s) @ rotation
         case "approaching" | "receding":
-            z += 1.9 * ((0.5 - u) if thing.motion == "approaching" else (u - 0.5))
+            z += 1.8 * ((0.5 - u) if thing.motion == "approaching" else (u - 0.5))
         case "still":
             pass
     return rotation, np.array([x, y, z])
@@ -85,7 +85,7 @@ def circle_angle(thing: Thing, time_s: float | np.ndarray) -> np.ndarray:
 
 
 def hit_times_s(thing: Thing) -> np.ndarray:
-    """When a bouncing object touches the ground, or a spinning one has made a quarter turn; float64, within the clip."""
+    """When a bouncing object touches the ground, or a spinning one ends a quarter turn; float64, within the clip."""
     step = thing.period_s if thing.motion == "bouncing" else thing.period_s / 4.0
     return np.arange(thing.phase_s % step, DURATION_S, step)
 

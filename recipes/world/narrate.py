@@ -48,7 +48,7 @@ _SPOKEN = {"torus": "ring"}
 
 
 def speak(text: str) -> np.ndarray:
-    """The sentence in the voice of hibari-tts: float32 (N,) at SAMPLE_RATE_HZ, peak 0.6, a quarter second shorter than a clip.
+    """The sentence in the voice of hibari-tts: float32 (N,) at SAMPLE_RATE_HZ, peak 0.6, shorter than a clip.
 
     The same text gives the same samples. Raises ModuleNotFoundError naming the extra that brings the voice.
     """

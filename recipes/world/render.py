@@ -1,4 +1,4 @@
-"""A scene's pixels and its exact depth, by casting one ray a pixel, and four more along the edges.
+"""A scene's pixels and its exact depth, by casting one ray a pixel, and three more along the edges.
 
 Rays are (x/f, y/f, 1) in camera axes, so the parameter t of a hit IS its z-depth in metres: nothing is converted.
 """
@@ -42,7 +42,7 @@ class _Light:
 _LIGHTS: dict[Backdrop, _Light] = {
     "blue sky": _Light((0.80, 0.77, 0.70), (0.38, 0.41, 0.46), (0.76, 0.88, 0.97), (0.25, 0.52, 0.90)),
     "sunset": _Light((0.86, 0.62, 0.42), (0.36, 0.32, 0.38), (1.00, 0.66, 0.34), (0.62, 0.30, 0.50)),
-    "night": _Light((0.42, 0.47, 0.62), (0.24, 0.26, 0.36), (0.12, 0.15, 0.30), (0.02, 0.03, 0.10)),
+    "night": _Light((0.54, 0.57, 0.70), (0.32, 0.33, 0.42), (0.12, 0.15, 0.30), (0.02, 0.03, 0.10)),
     "clouds": _Light((0.38, 0.38, 0.38), (0.60, 0.61, 0.63), (0.80, 0.81, 0.83), (0.58, 0.60, 0.64)),
     "white wall": _Light((0.62, 0.60, 0.56), (0.46, 0.46, 0.46), (0.90, 0.89, 0.86), (0.90, 0.89, 0.86)),
     "brick wall": _Light((0.64, 0.60, 0.54), (0.42, 0.41, 0.40), (0.62, 0.27, 0.20), (0.62, 0.27, 0.20)),
@@ -53,8 +53,17 @@ SKY, GROUND, WALL = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A scene at one time: where the camera and the objects are, as (rotation to world axes, position in metres)."""
+
+    scene: Scene
+    camera: tuple[np.ndarray, np.ndarray]
+    things: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hits:
-    """What each ray of a frame meets: depth_m (N,), inf for the sky; what (N,): an object's index, or SKY, GROUND, WALL."""
+    """What each ray meets: depth_m (N,), inf for the sky; what int8 (N,), an object's index or SKY, GROUND, WALL."""
 
     depth_m: np.ndarray
     what: np.ndarray
@@ -68,13 +77,17 @@ def pixel_rays(dtype: type[np.floating] = np.float32) -> np.ndarray:
     return rays.reshape(3, -1).astype(dtype)
 
 
-def trace(scene: Scene, time_s: float, rays_3N: np.ndarray) -> Hits:
+def snapshot(scene: Scene, time_s: float) -> Snapshot:
+    """The scene as it stands `time_s` seconds into the clip."""
+    return Snapshot(scene, camera_pose(scene, time_s), tuple(thing_pose(thing, time_s) for thing in scene.things))
+
+
+def trace(shot: Snapshot, rays_3N: np.ndarray) -> Hits:
     """The nearest surface on each camera-axes ray; float64 rays give depth exact to about 1e-12 of itself."""
-    rotation, eye = camera_pose(scene, time_s)
-    depth, what = _stage(scene, rotation, eye, rays_3N)
+    rotation, eye = shot.camera
+    depth, what = _stage(shot, rays_3N)
     length2 = (rays_3N * rays_3N).sum(0)
-    for index, thing in enumerate(scene.things):
-        turn, centre = thing_pose(thing, time_s)
+    for index, (thing, (turn, centre)) in enumerate(zip(shot.scene.things, shot.things, strict=True)):
         away = rotation.T @ (centre - eye)
         reach = REACH[thing.shape] * thing.radius_m
         along = away.astype(rays_3N.dtype) @ rays_3N
@@ -82,30 +95,31 @@ def trace(scene: Scene, time_s: float, rays_3N: np.ndarray) -> Hits:
         if away[2] < 0 or not near.size:
             continue
         origin = turn.T @ (eye - centre) / thing.radius_m
-        local = (turn.T @ rotation / thing.radius_m).astype(rays_3N.dtype) @ rays_3N[:, near]
+        local = (turn.T @ rotation / thing.radius_m).astype(rays_3N.dtype) @ rays_3N.take(near, axis=1)
         t = hit(thing.shape, origin, local)
-        closer = t < depth[near]
-        depth[near[closer]], what[near[closer]] = t[closer], index
+        closer = np.flatnonzero(t < depth[near])
+        chosen = near[closer]
+        depth[chosen], what[chosen] = t[closer], index
     return Hits(depth, what)
 
 
 def exact_depth_m(scene: Scene, time_s: float) -> np.ndarray:
     """z-depth in metres at the pixel centres, float64 (HEIGHT, WIDTH); inf where there is only sky."""
-    return trace(scene, time_s, pixel_rays(np.float64)).depth_m.reshape(HEIGHT, WIDTH)
+    return trace(snapshot(scene, time_s), pixel_rays(np.float64)).depth_m.reshape(HEIGHT, WIDTH)
 
 
 def frames(scene: Scene) -> Iterator[np.ndarray]:
     """The clip's pictures in order, uint8 (HEIGHT, WIDTH, 3) each."""
     rays = pixel_rays()
-    offsets = np.array([[-0.25, -0.25, 0], [0.25, -0.25, 0], [-0.25, 0.25, 0], [0.25, 0.25, 0]], np.float32) / FOCAL_PX
+    offsets = np.array([[-0.33, -0.1, 0], [0.05, 0.33, 0], [0.28, -0.23, 0]], np.float32) / FOCAL_PX
     for number in range(NUM_FRAMES):
-        time_s = number / FPS
-        hits = trace(scene, time_s, rays)
-        colour = _shade(scene, time_s, rays, hits)
+        shot = snapshot(scene, number / FPS)
+        hits = trace(shot, rays)
+        colour = _shade(shot, rays, hits)
         edge = np.flatnonzero(_edges(hits.what.reshape(HEIGHT, WIDTH)))
         fine = (rays[:, edge, None] + offsets.T[:, None, :]).reshape(3, -1)
-        soft = _shade(scene, time_s, fine, trace(scene, time_s, fine))
-        colour[:, edge] = soft.reshape(3, -1, 4).mean(2)
+        soft = _shade(shot, fine, trace(shot, fine))
+        colour[:, edge] = soft.reshape(3, -1, len(offsets)).mean(2)
         yield (colour.T.reshape(HEIGHT, WIDTH, 3).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -120,39 +134,39 @@ def _edges(what: np.ndarray) -> np.ndarray:
     return edge
 
 
-def _stage(scene: Scene, rotation: np.ndarray, eye: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _stage(shot: Snapshot, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth and identity of the ground, the wall and the sky, before any object stands in front."""
+    rotation, eye = shot.camera
     turned = rotation.astype(rays.dtype)
     down = turned[1] @ rays
     depth = np.full(rays.shape[1], np.inf, rays.dtype)
     what = np.full(rays.shape[1], SKY, np.int8)
     below = down > 1e-4
-    np.divide(-eye[1], down, out=depth, where=below)
+    np.divide(float(-eye[1]), down, out=depth, where=below)
     what[below] = GROUND
-    if scene.backdrop.endswith("wall"):
-        wall = (WALL_M - eye[2]) / (turned[2] @ rays)
+    if shot.scene.backdrop.endswith("wall"):
+        wall = float(WALL_M - eye[2]) / (turned[2] @ rays)
         front = wall < depth
         depth[front], what[front] = wall[front], WALL
     return depth, what
 
 
-def _shade(scene: Scene, time_s: float, rays: np.ndarray, hits: Hits) -> np.ndarray:
+def _shade(shot: Snapshot, rays: np.ndarray, hits: Hits) -> np.ndarray:
     """Colours (3, N) float32 of what the rays meet."""
-    rotation, eye = camera_pose(scene, time_s)
-    light = _LIGHTS[scene.backdrop]
+    rotation, eye = shot.camera
+    light = _LIGHTS[shot.scene.backdrop]
     out = np.empty((3, rays.shape[1]), np.float32)
     for what, paint in ((SKY, _sky), (GROUND, _ground), (WALL, _wall)):
         chosen = np.flatnonzero(hits.what == what)
         if chosen.size:
-            directions = rotation.astype(np.float32) @ rays[:, chosen]
+            directions = rotation.astype(np.float32) @ rays.take(chosen, axis=1)
             points = directions * hits.depth_m[chosen] + eye.astype(np.float32)[:, None]
-            out[:, chosen] = paint(scene, time_s, light, directions, points)
-    for index, thing in enumerate(scene.things):
+            out[:, chosen] = paint(shot, light, directions, points)
+    for index, (thing, (turn, centre)) in enumerate(zip(shot.scene.things, shot.things, strict=True)):
         chosen = np.flatnonzero(hits.what == index)
         if chosen.size:
-            turn, centre = thing_pose(thing, time_s)
             into = (turn.T @ rotation / thing.radius_m).astype(np.float32)
-            ray = into @ rays[:, chosen]
+            ray = into @ rays.take(chosen, axis=1)
             points = ray * hits.depth_m[chosen] + (turn.T @ (eye - centre) / thing.radius_m).astype(np.float32)[:, None]
             out[:, chosen] = _object(thing, light, turn, points, ray)
     return out
@@ -192,29 +206,29 @@ def _pattern(texture: Texture, points: np.ndarray, facing: np.ndarray) -> np.nda
             return across * across + along * along < 0.085
 
 
-def _sky(scene: Scene, _time_s: float, light: _Light, rays: np.ndarray, _points: np.ndarray) -> np.ndarray:
+def _sky(shot: Snapshot, light: _Light, rays: np.ndarray, _points: np.ndarray) -> np.ndarray:
     up = np.clip(-rays[1] / np.sqrt(rays[0] ** 2 + rays[2] ** 2) * 2.4, 0, 1)
     low, high = (np.array(c, np.float32)[:, None] for c in (light.horizon, light.zenith))
     colour = low + (high - low) * up
     azimuth = rays[0] / rays[2]
-    if scene.backdrop == "night":
+    if shot.scene.backdrop == "night":
         cell = _lookup(azimuth * 60, rays[1] / rays[2] * 60)
         colour = colour + np.where(cell > 0.985, 0.7, 0.0).astype(np.float32)
-    elif scene.backdrop == "blue sky":
+    elif shot.scene.backdrop == "blue sky":
         puff = np.sin(azimuth * 9 + 1.2 * np.sin(up * 7)) * np.sin(up * 5 + azimuth * 3 + 0.7)
         colour = colour + np.clip(puff - 0.35, 0, 0.4) * (1 - colour)
-    elif scene.backdrop == "sunset":
+    elif shot.scene.backdrop == "sunset":
         # The sun itself, low on the right.
         glare = np.exp(-((azimuth - 0.3) ** 2 + (up - 0.16) ** 2 * 0.18) * 90)
         colour = colour + glare * (np.array([1, 0.92, 0.6], np.float32)[:, None] - colour)
     return colour
 
 
-def _ground(scene: Scene, time_s: float, light: _Light, _rays: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _ground(shot: Snapshot, light: _Light, _rays: np.ndarray, points: np.ndarray) -> np.ndarray:
     x, _, z = points
     # Fine detail fades with distance, or it would flicker.
     fade = np.clip(1.3 - z / 14, 0, 1)
-    match scene.ground:
+    match shot.scene.ground:
         case "grass":
             mix = 0.5 + (0.6 * _lookup(x * 5, z * 3) + 0.4 * _lookup(x * 1.3, z * 0.9) - 0.5) * 1.3 * fade
         case "sand":
@@ -227,31 +241,30 @@ def _ground(scene: Scene, time_s: float, light: _Light, _rays: np.ndarray, point
             plank = np.floor(x / 0.7)
             seam = (x / 0.7 - plank) < 0.07
             mix = 0.3 + (0.6 * (_lookup(plank * 3, np.floor(z / 3.1 + plank * 0.37) * 5) - 0.3) + 0.5 * seam) * fade
-    near, far = (np.array(c, np.float32)[:, None] for c in _GROUND_RGB[scene.ground])
+    near, far = (np.array(c, np.float32)[:, None] for c in _GROUND_RGB[shot.scene.ground])
     colour = near + (far - near) * mix
     sun, fill = (np.array(c, np.float32)[:, None] for c in (light.sun, light.fill))
-    colour = colour * (sun * (0.8 * _shadow(scene, time_s, points)) + fill * 0.95)
-    haze = 0.0 if scene.backdrop.endswith("wall") else np.clip((z - 12) / 40, 0, 0.85)
+    colour = colour * (sun * (0.8 * _shadow(shot, points)) + fill * 0.95)
+    haze = 0.0 if shot.scene.backdrop.endswith("wall") else np.clip((z - 12) / 40, 0, 0.85)
     return colour + haze * (np.array(light.horizon, np.float32)[:, None] - colour)
 
 
-def _shadow(scene: Scene, time_s: float, points: np.ndarray) -> np.ndarray:
+def _shadow(shot: Snapshot, points: np.ndarray) -> np.ndarray:
     """Share of the sun that reaches each ground point: each object casts the soft shadow of a ball of its size."""
     open_ = np.ones(points.shape[1], np.float32)
     sun = _TO_SUN.astype(np.float32)
-    for thing in scene.things:
-        centre = thing_pose(thing, time_s)[1].astype(np.float32)
-        away = centre[:, None] - points
+    for thing, (_, centre) in zip(shot.scene.things, shot.things, strict=True):
+        away = centre.astype(np.float32)[:, None] - points
         toward = sun @ away
         gap = np.sqrt(np.maximum((away * away).sum(0) - toward * toward, 0)) / thing.radius_m
         open_ *= 0.2 + 0.8 * np.clip((gap - 0.65) / 0.5, 0, 1)
     return open_
 
 
-def _wall(scene: Scene, _time_s: float, light: _Light, _rays: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _wall(shot: Snapshot, light: _Light, _rays: np.ndarray, points: np.ndarray) -> np.ndarray:
     x, y, _ = points
     colour = np.repeat(np.array(light.horizon, np.float32)[:, None], points.shape[1], axis=1)
-    if scene.backdrop == "brick wall":
+    if shot.scene.backdrop == "brick wall":
         row = np.floor(-y / 0.62)
         column = x / 1.5 + 0.5 * (row % 2)
         joint = ((-y / 0.62 - row) < 0.14) | ((column - np.floor(column)) < 0.06)

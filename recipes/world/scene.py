@@ -3,8 +3,8 @@
 `compose(seed, split, index)` depends on nothing else, so clip 000017 is the same clip in a world of 20 and of 20,000.
 
 What is held out: for each shape two of the nine colours (`HELD_OUT_COLOURS`) and two of the ten motions
-(`HELD_OUT_MOTIONS`) never meet that shape in the train split. The lead object of every test scene shows at least one of
-these unseen pairs. Each single value - every shape, colour, texture, size, motion, place, sound - occurs in both splits.
+(`HELD_OUT_MOTIONS`) never meet that shape in the train split. The lead object of every test scene shows at least one
+of these unseen pairs. Every single value (shape, colour, texture, size, motion, place, sound) occurs in both splits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
-T = TypeVar("T")
 Split = Literal["train", "test"]
 Shape = Literal["sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule", "diamond"]
 Colour = Literal["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white"]
@@ -29,6 +28,8 @@ CameraMove = Literal["still", "left", "right", "forward", "backward", "rising"]
 Ambience = Literal["quiet", "wind", "rain", "hum", "crickets"]
 Timbre = Literal["bell", "buzz", "flute", "horn", "gong", "organ", "string", "whistle"]
 Rhythm = Literal["steady", "pulsing", "striking"]
+
+T = TypeVar("T")
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 COLOURS: tuple[Colour, ...] = get_args(Colour)
@@ -52,9 +53,9 @@ HELD_OUT_MOTIONS: frozenset[tuple[Shape, Motion]] = frozenset(
 )
 
 DURATION_S = 4.0
-ROWS_M = (4.6, 6.4, 8.4, 10.4)
+ROWS_M = (4.9, 6.6, 8.5, 10.4)
 """Distances at which objects stand; a large one in the third row looks as big as a small one in the first."""
-RADII_M: dict[Size, float] = {"small": 0.75, "large": 1.25}
+RADII_M: dict[Size, float] = {"small": 0.73, "large": 1.18}
 SILENT_SHARE, HIDDEN_SHARE, NARRATED_SHARE, DUET_SHARE = 0.12, 0.22, 0.3, 0.3
 
 
@@ -135,7 +136,7 @@ def compose(seed: int, split: Split, index: int) -> Scene:
     for place in range(count):
         lead = place == 0
         shape, colour, motion = _cast(rng, split, lead, things)
-        texture = _pick(rng, TEXTURES)
+        texture: Texture = _pick(rng, TEXTURES)
         if shape == "sphere" and motion == "spinning" and texture == "plain":
             texture = "striped"  # a plain ball shows no spin
         # Only a large object may stand in the last rows: a far small one is a smudge at 48 pixels.
@@ -182,9 +183,11 @@ def compose(seed: int, split: Split, index: int) -> Scene:
 def _cast(rng: np.random.Generator, split: Split, lead: bool, others: list[Thing]) -> tuple[Shape, Colour, Motion]:
     """Shape, colour and motion of the next object; shapes and colours do not repeat within a scene."""
     used_shapes, used_colours = {o.shape for o in others}, {o.colour for o in others}
-    rule = _pick(rng, ("colour", "motion")) if split == "test" and lead else None
+    rule = ("colour" if rng.random() < 0.5 else "motion") if split == "test" and lead else None
     while True:
-        shape, colour, motion = _pick(rng, SHAPES), _pick(rng, COLOURS), _pick(rng, MOTIONS)
+        shape: Shape = _pick(rng, SHAPES)
+        colour: Colour = _pick(rng, COLOURS)
+        motion: Motion = _pick(rng, MOTIONS)
         new_colour, new_motion = (shape, colour) in HELD_OUT_COLOURS, (shape, motion) in HELD_OUT_MOTIONS
         if shape in used_shapes or colour in used_colours:
             continue

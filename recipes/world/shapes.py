@@ -108,13 +108,9 @@ def _ball(o: np.ndarray, d: np.ndarray, radius: float) -> tuple[np.ndarray, np.n
 
 def _faces(shape: Shape, o: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     normals, offsets = PLANES[shape]
-    first, last = np.full(d.shape[1], -np.inf, d.dtype), np.full(d.shape[1], np.inf, d.dtype)
-    for face, offset in zip(normals, offsets, strict=True):
-        speed, room = _along(face, d), float(offset - face @ o)
-        t = d.dtype.type(room) / speed
-        np.maximum(first, np.where(speed < 0, t, -np.inf), out=first)
-        np.minimum(last, np.where(speed > 0, t, np.inf), out=last)
-    return first, last
+    speed, room = normals.astype(d.dtype) @ d, (offsets - normals @ o).astype(d.dtype)
+    t = room[:, None] / speed
+    return np.where(speed < 0, t, -np.inf).max(0), np.where(speed > 0, t, np.inf).min(0)
 
 
 def _tube(o: np.ndarray, d: np.ndarray, radius: float, half: float) -> np.ndarray:
@@ -141,31 +137,39 @@ def _cone(o: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def _torus(o: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """A ring that faces z. Sphere tracing brings each ray near, Newton's steps make it exact: a quartic is no faster."""
+    """A ring that faces z: sphere tracing steps into it, halving and Newton's steps find where the ray went in."""
     first, last = _ball(o, d, REACH["torus"])
     out = np.full(d.shape[1], np.inf, d.dtype)
     live = np.flatnonzero(first <= last)
     t, end, ray = first[live], last[live], d[:, live]
     stride = 1 / np.sqrt((ray * ray).sum(0))
-    near_t, near_ray, near_index = [t[:0]], [ray[:, :0]], [live[:0]]
-    for _ in range(40):
+    gap = _ring_gap(o, ray, t)[0]
+    low, high, into, index = [t[:0]], [t[:0]], [ray[:, :0]], [live[:0]]
+    for _ in range(400):
+        # Never less than a small step, or a ray that skims the flat of the ring would take for ever.
+        before, t = t, t + np.maximum(gap, 4e-3) * stride
         gap = _ring_gap(o, ray, t)[0]
-        t = t + gap * stride
-        done = gap < 2e-3
-        near_t.append(t[done])
-        near_ray.append(ray[:, done])
-        near_index.append(live[done])
-        keep = ~done & (t < end)
-        t, end, ray, stride, live = t[keep], end[keep], ray[:, keep], stride[keep], live[keep]
+        inside = gap < 0
+        low.append(before[inside])
+        high.append(t[inside])
+        into.append(ray[:, inside])
+        index.append(live[inside])
+        keep = ~inside & (t < end)
+        t, end, ray, stride, live, gap = t[keep], end[keep], ray[:, keep], stride[keep], live[keep], gap[keep]
         if not live.size:
             break
-    t, ray, index = np.concatenate(near_t), np.concatenate(near_ray, axis=1), np.concatenate(near_index)
+    lo, hi, ray, found = np.concatenate(low), np.concatenate(high), np.concatenate(into, axis=1), np.concatenate(index)
     for _ in range(5):
+        middle = (lo + hi) / 2
+        outside = _ring_gap(o, ray, middle)[0] > 0
+        lo, hi = np.where(outside, middle, lo), np.where(outside, hi, middle)
+    t = (lo + hi) / 2
+    for _ in range(4):
         gap, slope = _ring_gap(o, ray, t)
-        t = t - np.where(slope < 0, gap / slope, 0)
+        t = np.clip(t - gap / np.minimum(slope, -1e-9), lo, hi)
     # What has not converged only grazes the ring.
-    good = np.abs(_ring_gap(o, ray, t)[0]) < (1e-9 if d.dtype == np.float64 else 1e-5)
-    out[index[good]] = t[good]
+    good = np.abs(_ring_gap(o, ray, t)[0]) < (1e-8 if d.dtype == np.float64 else 1e-4)
+    out[found[good]] = t[good]
     return out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from omniloom.recipes.world.motion import circle_angle, hit_times_s
-from omniloom.recipes.world.scene import DURATION_S, Ambience, Rhythm, Scene, Thing, Timbre
+from omniloom.recipes.world.scene import DURATION_S, VOICE_OF, Ambience, Rhythm, Scene, Thing, Timbre
 
 SAMPLE_RATE_HZ = 24_000
 NUM_SAMPLES = int(DURATION_S * SAMPLE_RATE_HZ)
@@ -77,14 +77,7 @@ def voice(thing: Thing, rng: np.random.Generator) -> np.ndarray:
             gain = 0.04 * 25 ** (1 - u)
         case "still":
             pass
-    return (gain * _tone(thing_timbre(thing), pitch, rng)).astype(np.float32)
-
-
-def thing_timbre(thing: Thing) -> Timbre:
-    """The voice that belongs to an object's shape."""
-    from omniloom.recipes.world.scene import VOICE_OF
-
-    return VOICE_OF[thing.shape]
+    return (gain * _tone(VOICE_OF[thing.shape], pitch, rng)).astype(np.float32)
 
 
 def struck(times_s: np.ndarray, decay_s: float = HIT_DECAY_S) -> np.ndarray:

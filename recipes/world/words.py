@@ -67,7 +67,7 @@ _CAMERAS: dict[CameraMove, tuple[str, ...]] = {
     "backward": ("the camera pulls back", "the camera moves backward"), "rising": ("the camera rises",),
 }  # fmt: skip
 _VOICES: dict[Timbre, tuple[str, ...]] = {
-    "bell": ("bell",), "buzz": ("buzzer", "electric buzz"), "flute": ("flute",), "horn": ("horn",), "gong": ("gong",),
+    "bell": ("bell",), "buzz": ("buzzer",), "flute": ("flute",), "horn": ("horn",), "gong": ("gong",),
     "organ": ("organ",), "string": ("plucked string", "banjo"), "whistle": ("whistle",),
 }  # fmt: skip
 _PITCHES = {"small": ("high", "bright"), "large": ("low", "deep")}
@@ -145,7 +145,7 @@ def _heard(scene: Scene, pick: Pick, order: int) -> str:
     said = sentence(scene)
     around = pick(_AMBIENCES[scene.ambience])
     if said is not None:
-        says = f'{pick(("a woman says", "a voice says", "someone says"))} "{said}"'
+        says = _says(said, pick)
         if order == 1:
             return f"{says}, {pick(('while', 'and'))} {_join(parts)} {around}"
         parts.append(says)
@@ -167,7 +167,12 @@ def _both(scene: Scene, pick: Pick, order: int) -> str:
         act = f"{_name(thing, pick)} {pick(_MOVES[thing.motion])}"
         if thing.sounds:
             voice = f"a {pick(_PITCHES[thing.size])} {pick(_VOICES[VOICE_OF[thing.shape]])}"
-            act += f" {pick((f'with the sound of {voice}', f'and {voice} {pick(_SOUNDS[thing.motion])}', f'sounding like {voice}'))}"
+            together = (
+                f"with the sound of {voice}",
+                f"and {voice} {pick(_SOUNDS[thing.motion])}",
+                f"sounding like {voice}",
+            )
+            act += " " + pick(together)
         acts.append(act)
     place = f"{pick(_GROUNDS[scene.ground])} {pick(_BACKDROPS[scene.backdrop])}"
     extra: list[str] = []
@@ -178,7 +183,7 @@ def _both(scene: Scene, pick: Pick, order: int) -> str:
             extra.append(_unseen(scene, pick, pick((" somewhere out of view", " unseen"))))
         said = sentence(scene)
         if said is not None:
-            extra.append(f'{pick(("a woman says", "a voice says", "someone says"))} "{said}"')
+            extra.append(_says(said, pick))
         place = f"{place} {pick(_AMBIENCES[scene.ambience])}"
     match order:
         case 0:
@@ -204,11 +209,15 @@ def _unseen(scene: Scene, pick: Pick, where: str) -> str:
     return f"a {pitch} {pick(_VOICES[scene.unseen.timbre])}{where} {pick(_RHYTHMS[scene.unseen.rhythm])}"
 
 
+def _says(said: str, pick: Pick) -> str:
+    """The narrator's sentence as a quotation, without its full stop: it may stand in the middle of a caption."""
+    verb = "asks" if said.endswith("?") else "says"
+    return f'{pick(("a woman", "a voice", "someone"))} {verb} "{said.rstrip(".?")}"'
+
+
 def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def _finish(text: str) -> str:
-    text = text.replace("a electric", "an electric").replace("a orange", "an orange").replace("a organ", "an organ")
-    text = text[0].upper() + text[1:]
-    return text if text.endswith((".", '."', '?"')) else text + "."
+    return text[0].upper() + text[1:] + "."
