@@ -120,6 +120,7 @@ def _believable(avg_logprob: float, compression_ratio: float, no_speech_prob: fl
 def _load_faster(ref: ModelRef) -> Callable[[np.ndarray], dict[str, Any] | None]:
     import ctranslate2
     from faster_whisper import WhisperModel
+    from threadpoolctl import threadpool_limits
 
     on_gpu = ctranslate2.get_cuda_device_count() > 0
     name = str(_embedded_folder()) if ref.name == EMBEDDED else ref.name
@@ -134,21 +135,23 @@ def _load_faster(ref: ModelRef) -> Callable[[np.ndarray], dict[str, Any] | None]
         raise ValueError(f"cannot load the Whisper model {ref.name!r} ({error}): {_REPAIRS}") from error
 
     def transcribe(sound: np.ndarray) -> dict[str, Any] | None:
-        segments, info = model.transcribe(
-            sound,
-            language=_option(ref, "language") or None,
-            beam_size=int(_option(ref, "beam")),
-            temperature=_TEMPERATURE,
-            condition_on_previous_text=False,
-            word_timestamps=True,
-            vad_filter=True,
-            vad_parameters=_gate(),
-        )
-        kept = [
-            {"start": s.start, "end": s.end, "text": s.text, "words": [_word(vars(word)) for word in s.words or ()]}
-            for s in segments
-            if _believable(s.avg_logprob, s.compression_ratio, s.no_speech_prob)
-        ]
+        # One BLAS thread: a sum in another order turns an int8 step, and the same sound gets other words.
+        with threadpool_limits(1, user_api="blas"):
+            segments, info = model.transcribe(
+                sound,
+                language=_option(ref, "language") or None,
+                beam_size=int(_option(ref, "beam")),
+                temperature=_TEMPERATURE,
+                condition_on_previous_text=False,
+                word_timestamps=True,
+                vad_filter=True,
+                vad_parameters=_gate(),
+            )
+            kept = [
+                {"start": s.start, "end": s.end, "text": s.text, "words": [_word(vars(word)) for word in s.words or ()]}
+                for s in segments
+                if _believable(s.avg_logprob, s.compression_ratio, s.no_speech_prob)
+            ]
         return {"language": info.language, "segments": kept} if kept else None
 
     return transcribe
