@@ -29,11 +29,15 @@ def load(name: str) -> Modality:
     Raises ValueError naming the known modalities if there is none, or what the module lacks if it is not one.
     """
     if "." not in name and name not in names():
-        raise ValueError(f"unknown modality {name!r}: known are {', '.join(names())}, or give a module path like 'mylab.thermal'")
+        raise ValueError(
+            f"unknown modality {name!r}: known are {', '.join(names())}, or give a module path like 'mylab.thermal'"
+        )
     module = import_module(name if "." in name else f"omniloom.modalities.{name}")
     missing = [member for member in _CONTRACT if not hasattr(module, member)]
     if missing:
-        raise ValueError(f"{module.__name__} is not a modality: it lacks {', '.join(missing)} (see omniloom/modalities/base.py)")
+        raise ValueError(
+            f"{module.__name__} is not a modality: it lacks {', '.join(missing)} (see omniloom/modalities/base.py)"
+        )
     return cast(Modality, module)
 
 

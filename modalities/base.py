@@ -167,7 +167,8 @@ class Modality(Protocol):
 
     A module may also define `recorder(config) -> Recorder | None`, if it wants every frame and not just the sampled
     ones, and `tolerance: float`, if it is lossy: the largest difference that a round trip makes to any number of its
-    value's arrays, as a fraction of that array's range (0, exact, if there is none). Most take three of the functions below as they stand here:
+    value's arrays, as a fraction of that array's range (0, exact, if there is none). Most take three of the functions
+    below as they stand here:
 
         from omniloom.modalities.base import all_facts as narrow, no_models as models, whole_member as pieces
     """

@@ -128,7 +128,7 @@ def tensor(value: Captions, window: Window) -> str:
 
 def example(rng: np.random.Generator) -> Captions:
     """A few captions, not all of them English."""
-    number = int(rng.integers(2, 9))
+    number = int(rng.integers(2, 1000))
     return Captions(
         visual=(Text(f"{number} red balls roll past", "given:json"), Text("bolas rojas — «allí»", "given:txt")),
         audio=(Text("a bell rings", "given:json"),),
