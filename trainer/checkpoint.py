@@ -90,7 +90,7 @@ def load_checkpoint(folder: Path, model: MiCo, optimizer: torch.optim.Optimizer)
 
 
 def _optimizer_tensors(model: MiCo, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """ "exp_avg:encoder.vit.norm.weight" -> tensor, for every parameter that has been stepped."""
+    """Tensors named like exp_avg:encoder.vit.norm.weight, of every parameter that has been stepped."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():

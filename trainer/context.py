@@ -27,7 +27,7 @@ class Context:
     """B: known even where no modality is there."""
 
     def has(self, names: Iterable[str]) -> Tensor:
-        """bool (B,): which samples have any of the modalities."""
+        """Mask bool (B,): which samples have any of the modalities."""
         there = [self.present[name] for name in names if name in self.present]
         if there:
             return torch.stack(there).any(0)

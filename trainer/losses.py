@@ -30,7 +30,7 @@ class Identity:
         return Identity(gather(self.source), gather(self.caption))
 
     def differs(self, other: Identity) -> Tensor:
-        """bool (B, M): which pairs are true negatives."""
+        """Mask bool (B, M): which pairs are true negatives."""
         same_source = self.source[:, None] == other.source
         return ~(same_source | (self.caption[:, None] == other.caption))
 
@@ -104,7 +104,7 @@ def _smooth_cross_entropy(logits_BM: Tensor, target_B: Tensor, offered_BM: Tenso
 
 @torch.no_grad()
 def hard_negatives(logits_BB: Tensor, allowed_BB: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each row one column drawn from softmax(logits) over the allowed ones: int64 (B,), and bool (B,) if any was."""
+    """A column for each row, drawn from softmax(logits) over the allowed ones: int64 (B,), and bool (B,) if any was."""
     some_B = allowed_BB.any(1)
     weights = logits_BB.float().masked_fill(~allowed_BB, -torch.inf)
     weights = weights.masked_fill(~some_B[:, None], 0).softmax(-1)
@@ -135,6 +135,6 @@ def mask_caption(tokens: Tokens, rate: float, vocab_size: int, generator: torch.
 
 
 def caption_loss(logits_KV: Tensor, words_K: Tensor, counts_K: Tensor) -> Tensor:
-    """Mean -log p of the hidden words, about ln V at first; K hidden tokens of all samples, those not counted weigh 0."""
+    """Mean -log p of the hidden words, about ln V at first; K hidden tokens of all samples, uncounted ones weigh 0."""
     each_K = F.cross_entropy(logits_KV.float(), words_K, reduction="none")
     return global_mean((each_K * counts_K).sum(), counts_K.sum())

@@ -47,12 +47,12 @@ class MiCoConfig:
     vit_width: int = 96
     vit_depth: int = 3
     vit_heads: int = 3
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = 2.0
     stem: Literal["per_modality", "shared_rgb"] = "per_modality"
     num_frames: int = 2
     audio_slices: int = 2
     audio_slice_s: float = 2.0
-    audio_hop_ms: int = 20
+    audio_hop_ms: int = 40
     num_points: int = 256
     num_groups: int = 16
     group_points: int = 32
@@ -271,8 +271,9 @@ class MiCo(nn.Module):
         if not (folder / "model.json").exists():
             raise FileNotFoundError(f"no model in {folder}: give a training run or a folder with model.safetensors")
         settings: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        settings |= {"backbone_pretrained": False, "backbone_weights": ""}
         # The weights are in the file: a backbone is only built, never fetched again.
-        config = MiCoConfig(**{**settings, "backbone_pretrained": False, "backbone_weights": ""})
+        config = MiCoConfig(**settings)
         model = cls(config, Tokenizer.from_json((folder / "tokenizer.json").read_text()))
         model.load_state_dict(load_file(str(folder / "model.safetensors")))
         return model.eval()

@@ -51,25 +51,25 @@ class LogMel(nn.Module):
     normalised. `frames` = 1 + (samples - 400) // (16 hop_ms): only whole windows.
     """
 
-    window_W: Tensor
-    filters_FM: Tensor
+    window: Tensor
+    filters: Tensor
 
     def __init__(self, num_bins: int, hop_ms: int = 10) -> None:
         super().__init__()
         self.hop = SAMPLE_RATE_HZ * hop_ms // 1000
         self.length = SAMPLE_RATE_HZ * _WINDOW_MS // 1000
-        self.register_buffer("window_W", torch.hann_window(self.length, periodic=False), persistent=False)
-        self.register_buffer("filters_FM", mel_filters(num_bins), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.length, periodic=False), persistent=False)
+        self.register_buffer("filters", mel_filters(num_bins), persistent=False)
 
     @torch.no_grad()
     def forward(self, wave_NS: Tensor) -> Tensor:
         frames = (wave_NS.float() * 2**15).unfold(-1, self.length, self.hop)
         frames = frames - frames.mean(-1, keepdim=True)
         first = frames[..., :1] * (1 - _PREEMPHASIS)  # Kaldi repeats the first sample
-        frames = torch.cat([first, frames[..., 1:] - _PREEMPHASIS * frames[..., :-1]], -1) * self.window_W
+        frames = torch.cat([first, frames[..., 1:] - _PREEMPHASIS * frames[..., :-1]], -1) * self.window
         spectrum = torch.view_as_real(torch.fft.rfft(frames, n=_FFT_SIZE))
         power = spectrum.square().sum(-1)
-        return (power @ self.filters_FM).clamp_min(_FLOOR).log()
+        return (power @ self.filters).clamp_min(_FLOOR).log()
 
 
 class MelImages(nn.Module):

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from omniloom.trainer.mico import MiCoConfig
 
+_SHORT = 64
+"""Tokens up to which plain matrices beat the fused attention kernel on a CPU."""
+
 PAD, UNKNOWN, CLS, SEP, MASK = range(5)
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -106,7 +109,11 @@ class Layer(nn.Module):
         )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        x_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if q.device.type == "cpu" and q.shape[2] <= _SHORT:
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            x_BHTd = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+        else:
+            x_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return x_BHTd.transpose(1, 2).flatten(2)
 
 
@@ -184,7 +191,10 @@ class TextTransformer(nn.Module):
             asked = torch.cat([ids, torch.full_like(ids[:, :1], MASK)], 1)
             hidden = self.generate(Tokens(asked, torch.ones_like(asked).bool()), context_BLD, context_mask_BL)
             logits = self.words(hidden[:, -1])
-            logits[:, [PAD, UNKNOWN, CLS, MASK]] = -torch.inf
+            logits[:, [_SHORT = 64
+"""Tokens up to which plain matrices beat the fused attention kernel on a CPU."""
+
+PAD, UNKNOWN, CLS, MASK]] = -torch.inf
             word = logits.argmax(-1).masked_fill(done, PAD)
             done = done | (word == SEP)
             ids = torch.cat([ids, word[:, None]], 1)
