@@ -191,10 +191,7 @@ class TextTransformer(nn.Module):
             asked = torch.cat([ids, torch.full_like(ids[:, :1], MASK)], 1)
             hidden = self.generate(Tokens(asked, torch.ones_like(asked).bool()), context_BLD, context_mask_BL)
             logits = self.words(hidden[:, -1])
-            logits[:, [_SHORT = 64
-"""Tokens up to which plain matrices beat the fused attention kernel on a CPU."""
-
-PAD, UNKNOWN, CLS, MASK]] = -torch.inf
+            logits[:, [PAD, UNKNOWN, CLS, MASK]] = -torch.inf
             word = logits.argmax(-1).masked_fill(done, PAD)
             done = done | (word == SEP)
             ids = torch.cat([ids, word[:, None]], 1)
