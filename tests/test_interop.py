@@ -1,0 +1,115 @@
+"""Other people's tools read the corpus: webdataset, DALI's reader, tar, DuckDB, pyarrow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.dataset
+import pytest
+
+from omniloom.modalities import codecs, load
+from omniloom.pipeline.corpus import Corpus
+from tests.shards import make_corpus
+
+MODALITIES = ("frames", "audio", "caption")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("interop"), units=2, per_unit=4, modalities=MODALITIES)
+
+
+def test_plain_webdataset_reads_the_shards(corpus: Corpus) -> None:
+    import webdataset as wds
+
+    def decode(name: str, data: bytes) -> Any:  # nothing here unpickles
+        if name.endswith("flac"):
+            return codecs.decode("flac", data)
+        return json.loads(data) if name.endswith("json") else data
+
+    dataset = wds.WebDataset([str(tar) for tar in corpus.shards], shardshuffle=False).decode(decode)
+    read = {sample["__key__"]: sample for sample in dataset}
+    assert list(read) == corpus.table()["key"].to_pylist()
+    for sample in corpus.samples():
+        found = read[sample.key]
+        assert found["frames.mov"] == sample.parts["frames"].data
+        assert found["json"]["key"] == sample.key
+        assert ("audio.flac" in found) == ("audio" in sample.parts)
+        if "audio" in sample.parts:
+            assert len(found["audio.flac"]) == sample.parts["audio"].facts["num_samples"]
+
+
+def test_dalis_webdataset_reader_reads_the_shards(corpus: Corpus) -> None:
+    dali = pytest.importorskip("nvidia.dali")
+    types: Any = dali.types
+    pipeline = dali.Pipeline(batch_size=8, num_threads=1, device_id=None)
+    with pipeline:
+        paths = [str(tar) for tar in corpus.shards]
+        sound, record = dali.fn.readers.webdataset(
+            paths=paths,
+            ext=["audio.flac", "json"],
+            missing_component_behavior="empty",
+            dtypes=[types.UINT8, types.UINT8],
+        )
+        pipeline.set_outputs(sound, record)
+    pipeline.build()
+    sounds, records = pipeline.run()
+    samples = list(corpus.samples())
+    assert len(samples) == 8
+    for number, sample in enumerate(samples):
+        assert json.loads(np.array(records.at(number)).tobytes())["key"] == sample.key
+        part = sample.parts.get("audio")
+        assert np.array(sounds.at(number)).tobytes() == (part.data if part else b"")
+
+
+def test_dali_selects_members_whose_suffix_has_a_dot(tmp_path: Path) -> None:
+    """It splits a name at the first dot, so "depth.png" is one suffix."""
+    dali = pytest.importorskip("nvidia.dali")
+    types: Any = dali.types
+    corpus = make_corpus(tmp_path, units=1, per_unit=3, modalities=("depth",))
+    pipeline = dali.Pipeline(batch_size=3, num_threads=1, device_id=None)
+    with pipeline:
+        raw = dali.fn.readers.webdataset(paths=[str(corpus.shards[0])], ext=[load("depth").suffix])
+        pipeline.set_outputs(dali.fn.decoders.image(raw, output_type=types.ANY_DATA, dtype=types.UINT16))
+    pipeline.build()
+    (pictures,) = pipeline.run()
+    for number, sample in enumerate(corpus.samples()):
+        assert np.array_equal(np.array(pictures.at(number))[..., 0], codecs.decode("png", sample.parts["depth"].data))
+
+
+def test_tar_unpacks_the_shards(corpus: Corpus, tmp_path: Path) -> None:
+    subprocess.run(["tar", "-xf", corpus.shards[0], "-C", tmp_path], check=True, timeout=60)
+    sample = next(corpus.samples())
+    assert (tmp_path / f"{sample.key}.frames.mov").read_bytes() == sample.parts["frames"].data
+
+
+def test_duckdb_reads_the_sidecars_as_one_table(corpus: Corpus) -> None:
+    import duckdb
+
+    query = f"SELECT count(*), sum(audio.size), max(len(frames.pts_ns)) FROM '{corpus.path}/shards/*.parquet'"
+    [(count, audio_bytes, num_frames)] = duckdb.sql(query).fetchall()
+    assert (count, audio_bytes, num_frames) == (8, corpus.stats()["modalities"]["audio"]["bytes"], 5)
+    [(reason,)] = duckdb.sql(f"SELECT DISTINCT reason FROM '{corpus.path}/drops/*.parquet'").fetchall()
+    assert reason == "no-video-frames"
+
+
+def test_pyarrow_reads_the_sidecars_as_one_dataset(corpus: Corpus) -> None:
+    paths = sorted(str(path) for path in (corpus.path / "shards").glob("*.parquet"))
+    assert pyarrow.dataset.dataset(paths).to_table().equals(corpus.table())
+
+
+def test_the_frames_member_plays_as_a_movie(corpus: Corpus) -> None:
+    import io
+
+    import av
+
+    sample = next(corpus.samples())
+    with av.open(io.BytesIO(sample.parts["frames"].data)) as movie:
+        times = [frame.time for frame in movie.decode(video=0)]
+    pts_ns = sample.parts["frames"].facts["pts_ns"]
+    assert isinstance(pts_ns, list)
+    assert np.allclose(np.array(times, float), np.array(pts_ns, float) / 1e9, atol=1e-5)
