@@ -82,7 +82,7 @@ class Drop:
     clip: Clip | None = None
 
 
-class Rejected(Exception):
+class Rejected(Exception):  # noqa: N818, it is an outcome rather than an error
     """Raised where media turns out to be bad; the pipeline turns it into a `Drop` with this reason."""
 
     def __init__(self, stage: Stage, reason: str, detail: str = "") -> None:
