@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -200,31 +200,27 @@ def _row_faults(row: Mapping[str, Any], suffixes: Mapping[str, str]) -> Iterator
 
 def _time_faults(facts: Mapping[str, Any], duration_ns: int) -> Iterator[str]:
     """A frame on screen when the clip starts may have begun before it; none begins after its end."""
-    pts_ns: Sequence[int] = facts.get("pts_ns", ())
+    times: int | Sequence[int] = facts.get("pts_ns", ())
+    pts_ns = [times] if isinstance(times, int) else times
     if any(later < earlier for earlier, later in pairwise(pts_ns)):
         yield "times of frames run backwards"
     if pts_ns and pts_ns[-1] >= duration_ns:
         yield f"a frame begins at {pts_ns[-1]} ns of a clip of {duration_ns} ns"
+    lengths = {len(facts[name]) for name in ("pts_ns", "offsets", "sizes") if isinstance(facts.get(name), list)}
+    lengths |= {facts["num_frames"]} if "num_frames" in facts else set()
+    if len(lengths) > 1:
+        yield f"states {' and '.join(map(str, sorted(lengths)))} frames at once"
 
 
-def _geometry_faults(facts: Mapping[str, Any]) -> Iterable[str]:
-    numbers = [
-        number
-        for value in facts.values()
-        for number in (value if isinstance(value, list) else [value])
-        if isinstance(number, float)
-    ]
-    if not all(math.isfinite(number) for number in numbers):
-        yield "a fact is not a finite number"
-    intrinsics = facts.get("K")
-    if intrinsics is None:
-        return
-    if len(intrinsics) != 9:
-        yield f"K has {len(intrinsics)} numbers, a camera matrix has 9"
-        return
-    fx, _, cx, _, fy, cy, *last = intrinsics
-    if not (fx > 0 and fy > 0) or last != [0, 0, 1]:
-        yield f"K is no camera matrix: {intrinsics}"
-    width, height = facts.get("width"), facts.get("height")
-    if width and height and not (-width < cx < 2 * width and -height < cy < 2 * height):
-        yield f"the camera's centre ({cx}, {cy}) is far off a picture of {width} x {height}"
+def _geometry_faults(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Facts of the names that geometry.py and depth.py give them, whichever modality records them."""
+    for name, value in facts.items():
+        numbers: Sequence[Any] = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            yield f"{name} is not a finite number"
+    for name in ("fx", "fy", "scale_m", "width", "height"):
+        if name in facts and not facts[name] > 0:
+            yield f"{name} is above zero, got {facts[name]}"
+    for centre, side in (("cx", "width"), ("cy", "height")):
+        if centre in facts and side in facts and not -facts[side] <= facts[centre] <= 2 * facts[side]:
+            yield f"{centre} = {facts[centre]} is far off a picture of {side} {facts[side]}: K is of another size"

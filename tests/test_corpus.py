@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from omniloom import open_corpus
-from omniloom.modalities import Part, Sample
+from omniloom.modalities import Part, Sample, names
 from omniloom.pipeline.check import check
 from omniloom.pipeline.corpus import Corpus, create_corpus
 from omniloom.pipeline.shard import write_unit
 from omniloom.pipeline.sidecar import DamagedError
-from tests.shards import SMALL, make_corpus, make_sample
+from tests.shards import NS, SMALL, make_corpus, make_sample
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +131,35 @@ def test_missing_renamed_and_repeated_files_are_faults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "what"),
+    ("name", "facts", "what"),
     [
-        ({"pts_ns": [0, 10, 5]}, "frames: times of frames run backwards"),
-        ({"pts_ns": [0, 5, 2_000_000_000]}, "frames: a frame begins at 2000000000 ns of a clip of 2000000000 ns"),
+        ("frames", {"pts_ns": [0, 10, 5, 20, 30]}, "times of frames run backwards"),
+        ("frames", {"pts_ns": [0, 1, 2, 3, 2 * NS]}, f"a frame begins at {2 * NS} ns of a clip of {2 * NS} ns"),
+        ("frames", {"pts_ns": [0, 1, 2, 3]}, "states 4 and 5 frames at once"),
+        ("depth", {"fx": 0.0}, "fx is above zero, got 0.0"),
+        ("depth", {"scale_m": -1.0}, "scale_m is above zero, got -1.0"),
+        ("depth", {"cx": 1e4}, "cx = 10000.0 is far off a picture of width"),
     ],
 )
-def test_impossible_times_are_faults(tmp_path: Path, facts: dict[str, list[int]], what: str) -> None:
-    create_corpus(tmp_path, modalities=SMALL, recipe={})
-    good = make_sample(0)
-    frames = good.parts["frames"]
-    bad = Sample(good.key, good.clip, "", "", {"frames": Part(frames.data, {**frames.facts, **facts})})
-    write_unit(tmp_path, 0, [bad], SMALL)
-    assert [fault.what for fault in check(tmp_path)] == [what]
+def test_impossible_times_and_geometry_are_faults(
+    tmp_path: Path, name: str, facts: dict[str, list[int] | float], what: str
+) -> None:
+    create_corpus(tmp_path, modalities=[name], recipe={})
+    good = make_sample(0, [name])
+    part = good.parts[name]
+    write_unit(tmp_path, 0, [good], [name])
+    write_unit(
+        tmp_path, 1, [Sample("bad", good.clip, "", "", {name: Part(part.data, {**part.facts, **facts})})], [name]
+    )
+    faults = check(tmp_path)
+    assert [(fault.shard, fault.key) for fault in faults] == [("shards/000001.parquet", "bad")]
+    assert faults[0].what.startswith(f"{name}: {what}")
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_modality_reads_back_and_has_no_faults(tmp_path: Path, name: str) -> None:
+    corpus = make_corpus(tmp_path, units=1, per_unit=4, modalities=[name])
+    assert corpus.check() == []
+    for number, sample in enumerate(corpus.samples()):
+        written = make_sample(number, [name], absent=["audio"] if number == 3 else [])
+        assert dict(sample.parts) == dict(written.parts)
