@@ -17,13 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omniloom.modalities import Drop, Sample, SourceId
 from omniloom.modalities.base import Ask, ModelRef
-from omniloom.modalities.models import ask_here
+from omniloom.modalities.models import ask_here, family_of
 from omniloom.pipeline.corpus import create_corpus, open_corpus
 from omniloom.pipeline.extract import weave
 from omniloom.pipeline.recipe import BuildRecipe
@@ -49,6 +48,7 @@ class BuildReport:
     bytes: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    """Of the processes that decode, write and run models; not of Ray's own."""
     decoded_seconds: float = 0.0
     """Seconds of media that this run decoded; 0 when everything was committed before."""
     skipped_committed: int = 0
@@ -96,7 +96,7 @@ def build(
     """
     began = time.perf_counter()
     for ref in recipe.models():
-        _family(ref).check(ref)
+        family_of(ref).check(ref)
     found, drops = find_sources(sources)
     create_corpus(out, modalities=list(recipe.modalities), recipe=recipe.as_dict())
     progress = on_progress or (lambda _: None)
@@ -119,6 +119,7 @@ def build(
             finished += result.sources
             _add(report, result)
             progress(BuildProgress(finished, all_sources, report.samples, sum(report.dropped.values())))
+        report.cpu_seconds += pool.model_cpu_seconds()
 
     report.corpus_samples = len(open_corpus(out))
     report.seconds = time.perf_counter() - began
@@ -170,11 +171,6 @@ def _identify_each(paths: Sequence[str]) -> list[SourceId | Drop]:
     return ids
 
 
-def _family(ref: ModelRef) -> Any:
-    """The file in modalities/models/ (or the module path) that knows the model's family."""
-    return import_module(ref.family if "." in ref.family else f"omniloom.modalities.models.{ref.family}")
-
-
 # --- where the work runs --------------------------------------------------------------------------------------
 
 
@@ -188,6 +184,9 @@ class _Here:
         ask = ask_here()
         for unit in units:
             yield _do_unit(recipe, out, unit, ask)
+
+    def model_cpu_seconds(self) -> float:
+        return 0.0  # counted with the units: it is the same process
 
 
 class _OnRay:
@@ -203,7 +202,7 @@ class _OnRay:
     def _start_actors(self, ref: ModelRef, gpus: float) -> list[Any]:
         import ray
 
-        share: float = _family(ref).GPUS if gpus else 0.0
+        share: float = family_of(ref).GPUS if gpus else 0.0
         # On CPUs an actor claims no slot: the task that waits for its answer leaves its own core idle meanwhile.
         count = max(1, int(gpus / share)) if share else self._cpus
         actor = ray.remote(_ModelActor).options(num_cpus=0, num_gpus=share, max_restarts=3, max_task_retries=3)
@@ -215,6 +214,12 @@ class _OnRay:
         task = ray.remote(_identify_each)
         batches = [paths[start : start + IDENTIFY_BATCH] for start in range(0, len(paths), IDENTIFY_BATCH)]
         return itertools.chain.from_iterable(ray.get([task.remote(batch) for batch in batches]))
+
+    def model_cpu_seconds(self) -> float:
+        import ray
+
+        actors = itertools.chain.from_iterable(self._actors.values())
+        return sum(ray.get([actor.cpu_seconds.remote() for actor in actors]))
 
     def run(self, recipe: BuildRecipe, out: Path, units: Sequence[Unit]) -> Iterator[_UnitResult]:
         import ray
@@ -248,10 +253,14 @@ class _ModelActor:
     """One loaded model; Ray calls it from many tasks, one question at a time."""
 
     def __init__(self, ref: ModelRef) -> None:
-        self._model = _family(ref).load(ref)
+        self._cpu_before = time.process_time()
+        self._model = family_of(ref).load(ref)
 
     def answer(self, *inputs: Any) -> Any:
         return self._model(*inputs)
+
+    def cpu_seconds(self) -> float:
+        return time.process_time() - self._cpu_before
 
 
 class _AskActors:
