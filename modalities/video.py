@@ -162,8 +162,11 @@ class _Encoder:
         width, height = self._stream.width, self._stream.height  # a stream may change its size midway
         if (frame.width, frame.height, frame.format.name) != (width, height, "yuv420p"):
             frame = frame.reformat(width=width, height=height, format="yuv420p")
-        self._ticks = max(self._ticks + 1, round(Fraction(pts_ns, NS_PER_S) / _TICKS))
-        frame.pts, frame.time_base = self._ticks, _TICKS
+        ticks = max(self._ticks + 1, round(Fraction(pts_ns, NS_PER_S) / _TICKS))
+        # As long as the one before: a last frame without a duration would lie outside the movie and not be played.
+        frame.duration = ticks - self._ticks if self._pts_ns else 3000
+        self._ticks = frame.pts = ticks
+        frame.time_base = _TICKS
         # The source's picture types are its own; here the encoder decides.
         frame.pict_type = 0
         self._container.mux(self._stream.encode(frame))
@@ -212,10 +215,13 @@ def _with_sound(movie: bytes, audio: Waveform, codec: str) -> bytes:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio.samples)[None, :], format="s16", layout="mono")
         frame.sample_rate, frame.pts = audio.sample_rate_hz, 0
         frame.time_base = Fraction(1, audio.sample_rate_hz)
-        for packet in source.demux(pictures):
-            if packet.dts is not None:
-                packet.stream = video_out
-                container.mux(packet)
+        duration = 3000
+        packets = [packet for packet in source.demux(pictures) if packet.dts is not None]
+        for packet, after in zip(packets, [*packets[1:], None], strict=True):
+            if after is not None and after.dts is not None and packet.dts is not None:
+                duration = after.dts - packet.dts
+            packet.stream, packet.duration = video_out, duration
+            container.mux(packet)
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
     return out.getvalue()
