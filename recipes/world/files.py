@@ -16,7 +16,7 @@ from omniloom.recipes.world.motion import DEPTH_RATE_HZ, FPS, HEIGHT, NUM_FRAMES
 from omniloom.recipes.world.narrate import sentence, speak
 from omniloom.recipes.world.render import exact_depth_m, frames
 from omniloom.recipes.world.scene import DURATION_S, VOICE_OF, Scene
-from omniloom.recipes.world.sound import NUM_SAMPLES, SAMPLE_RATE_HZ, mix
+from omniloom.recipes.world.sound import SAMPLE_RATE_HZ, mix
 from omniloom.recipes.world.words import captions
 
 FARTHEST_M = 65.0
@@ -28,11 +28,11 @@ def write_scene(scene: Scene, folder: Path) -> None:
     said = sentence(scene)
     sound = mix(scene, speak(said) if said is not None else None)
     stem = folder / f"{scene.index:06d}"
-    _put(stem.with_suffix(".depth.npz"), _depth_npz(scene))
+    put(stem.with_suffix(".depth.npz"), _depth_npz(scene))
     text = json.dumps({**captions(scene), "labels": labels(scene)}, ensure_ascii=False, indent=1, sort_keys=True)
-    _put(stem.with_suffix(".json"), text.encode() + b"\n")
+    put(stem.with_suffix(".json"), text.encode() + b"\n")
     # The video last: whoever lists *.mp4 finds its companions beside it.
-    _put(stem.with_suffix(".mp4"), encode_mp4(frames(scene), sound))
+    put(stem.with_suffix(".mp4"), encode_mp4(frames(scene), sound))
 
 
 def labels(scene: Scene) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def encode_mp4(pictures: Iterable[np.ndarray], sound: np.ndarray | None) -> byte
     """H.264 at FPS, with AAC when there is sound; one thread and bit-exact, so equal input gives equal bytes.
 
     Args:
-        pictures: NUM_FRAMES of uint8 (HEIGHT, WIDTH, 3).
-        sound: float32 (NUM_SAMPLES,) in [-1, 1] at SAMPLE_RATE_HZ, or None for a file without an audio stream.
+        pictures: uint8 (HEIGHT, WIDTH, 3) each.
+        sound: float32 (N,) in [-1, 1] at SAMPLE_RATE_HZ, or None for a file without an audio stream.
     """
     import av
 
@@ -76,7 +76,7 @@ def encode_mp4(pictures: Iterable[np.ndarray], sound: np.ndarray | None) -> byte
             box.mux(video.encode(frame))
         box.mux(video.encode(None))
         if audio is not None and sound is not None:
-            for start in range(0, NUM_SAMPLES, 1024):
+            for start in range(0, len(sound), 1024):
                 chunk = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
                 chunk.sample_rate, chunk.pts, chunk.time_base = SAMPLE_RATE_HZ, start, Fraction(1, SAMPLE_RATE_HZ)
                 box.mux(audio.encode(chunk))
@@ -95,7 +95,7 @@ def _depth_npz(scene: Scene) -> bytes:
     return file.getvalue()
 
 
-def _put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
     """Write a file so that it is never seen half written."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
