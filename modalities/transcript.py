@@ -1,25 +1,32 @@
 """What is said in the clip: sentences and words with their times, by Whisper; nothing where nobody speaks.
 
+Whisper hears the whole source before it is cut, and a clip gets the words whose middle lies in it: names and sentence
+ends need what comes before and after, and a window of 30 s costs the same however little of it a clip fills.
+
 Exact: `read` returns what was written; times are kept to the millisecond, in seconds from the clip's start, and lie
 within the clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from omniloom.modalities import codecs
-from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, ModelRef, Stem, Window
+from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, ModelRef, SoundBlock, Stem, Window
 from omniloom.modalities.base import all_facts as narrow
 from omniloom.modalities.base import whole_member as pieces
 from omniloom.modalities.models import whisper
 from omniloom.modalities.sample import NS_PER_S, Fact, Part
 
 __all__ = ["narrow", "pieces"]
+
+STRETCH_S = 600
+"""Longest sound that Whisper is given at once; it works through it in windows of 30 s."""
+_RATE_HZ = 16_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +92,32 @@ def models(config: Config) -> Sequence[ModelRef]:
     return (whisper.reference(config.engine, config.model, config.language, config.beam),)
 
 
+def listen(sound: Iterable[SoundBlock], config: Config, ask: Ask) -> list[Transcript]:
+    """Transcripts of the source's stretches, in seconds of the source's presentation time; none where nobody speaks.
+
+    A stretch is at most `STRETCH_S` long and ends at a quiet moment, so that memory is bounded and no word is cut.
+    """
+    (ref,) = models(config)
+    heard: list[Transcript] = []
+    for stretch in _stretches(sound):
+        answer = ask(ref, stretch.samples, _RATE_HZ)
+        if answer:
+            heard.append(_shifted(_plain(answer), stretch.start_ns / NS_PER_S))
+    return heard
+
+
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     """The transcript; None for a clip without sound, or in which nobody speaks."""
     if footage.audio is None or not len(footage.audio.samples):
         return None
-    (ref,) = models(config)
-    heard = ask(ref, footage.audio.samples, footage.audio.sample_rate_hz)
-    transcript = _within(heard, footage.clip.duration_ns / NS_PER_S) if heard else None
+    heard: list[Transcript] | None = footage.heard
+    if heard is None:  # a clip whose source is not at hand is heard alone
+        start_ns = footage.clip.start_ns
+        heard = listen([SoundBlock(start_ns, footage.audio.samples)], config, ask)
+    transcript = _within(heard, footage.clip.start_ns / NS_PER_S, footage.clip.duration_ns / NS_PER_S)
     if transcript is None:
         return None
+    (ref,) = models(config)
     model, revision = whisper.describe(ref)
     return Made(transcript, model, revision)
 
@@ -134,23 +158,78 @@ def example(rng: np.random.Generator) -> Transcript:
     return Transcript("en", (Segment(start, start + 1, "Hello Grüße.", words), Segment(start + 2, start + 3, "Yes.")))
 
 
-def _within(heard: Mapping[str, Any], duration_s: float) -> Transcript | None:
-    """Times clipped into the clip and in order; None if no words remain.
+def _stretches(sound: Iterable[SoundBlock]) -> Iterator[SoundBlock]:
+    """The sound in stretches of at most STRETCH_S; silence fills what the blocks leave out."""
+    start_ns: int | None = None
+    blocks: list[np.ndarray] = []
+    length = 0
+    for block in sound:
+        if start_ns is None:
+            start_ns = block.start_ns
+        gap = round((block.start_ns - start_ns) * _RATE_HZ / NS_PER_S) - length
+        if gap > STRETCH_S * _RATE_HZ:  # hours of nothing: begin anew
+            yield SoundBlock(start_ns, np.concatenate(blocks))
+            start_ns, blocks, length, gap = block.start_ns, [], 0, 0
+        blocks += [np.zeros(max(gap, 0), np.int16), block.samples]
+        length += max(gap, 0) + len(block.samples)
+        if length > STRETCH_S * _RATE_HZ:
+            held = np.concatenate(blocks)
+            cut = _quietest(held[: STRETCH_S * _RATE_HZ])
+            yield SoundBlock(start_ns, held[:cut])
+            start_ns, blocks, length = start_ns + cut * NS_PER_S // _RATE_HZ, [held[cut:]], length - cut
+    if start_ns is not None and length:
+        yield SoundBlock(start_ns, np.concatenate(blocks))
 
-    Whisper hears in windows of 30 s, and times of words at the edge can lie beyond the sound.
-    """
+
+def _quietest(samples: np.ndarray) -> int:
+    """Where to cut: the middle of the quietest 0.2 s of the last 20 s."""
+    width = _RATE_HZ // 5
+    tail = samples[-20 * _RATE_HZ :]
+    windows = tail[: len(tail) // width * width].reshape(-1, width).astype(np.float32)
+    return len(samples) - len(tail) + int(np.square(windows).mean(1).argmin()) * width + width // 2
+
+
+def _plain(heard: Mapping[str, Any]) -> Transcript:
+    """The model's answer as our types."""
+    segments: list[Segment] = []
+    for said in heard["segments"]:
+        words = tuple(
+            Word(word["word"], float(word["start"]), float(word["end"]), float(word["probability"]))
+            for word in said["words"]
+        )
+        segments.append(Segment(float(said["start"]), float(said["end"]), said["text"].strip(), words))
+    return Transcript(heard["language"], tuple(segments))
+
+
+def _shifted(value: Transcript, seconds: float) -> Transcript:
+    return Transcript(
+        value.language,
+        tuple(
+            Segment(
+                said.start + seconds,
+                said.end + seconds,
+                said.text,
+                tuple(replace(word, start=word.start + seconds, end=word.end + seconds) for word in said.words),
+            )
+            for said in value.segments
+        ),
+    )
+
+
+def _within(heard: Sequence[Transcript], start_s: float, duration_s: float) -> Transcript | None:
+    """What is said between the clip's edges, from the clip's start, to the millisecond; None if nothing is."""
 
     def moment(seconds: float, earliest: float) -> float:
-        return round(float(min(max(seconds, earliest), duration_s)), 3)
+        return round(min(max(seconds - start_s, earliest), duration_s), 3)
 
     segments: list[Segment] = []
-    for segment in heard["segments"]:
+    for said in (segment for transcript in heard for segment in transcript.segments):
         words: list[Word] = []
-        for word in segment["words"]:
-            start = moment(word["start"], 0.0)
-            words.append(Word(word["word"], start, moment(word["end"], start), round(float(word["probability"]), 4)))
-        start = moment(segment["start"], 0.0)
-        text = segment["text"].strip()
-        if text:
-            segments.append(Segment(start, moment(segment["end"], start), text, tuple(words)))
-    return Transcript(heard["language"], tuple(segments)) if segments else None
+        for word in said.words:
+            if start_s <= (word.start + word.end) / 2 < start_s + duration_s:
+                start = moment(word.start, 0.0)
+                words.append(Word(word.word, start, moment(word.end, start), round(word.probability, 4)))
+        if words:
+            text = "".join(word.word for word in words).strip()
+            segments.append(Segment(words[0].start, words[-1].end, text, tuple(words)))
+    return Transcript(heard[0].language, tuple(segments)) if segments else None

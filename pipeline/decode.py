@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from omniloom.modalities.base import SoundBlock
 from omniloom.modalities.sample import NS_PER_S, Rejected
 from omniloom.pipeline.probe import MAX_PIXELS, VideoInfo, open_media, say, to_ns
 
@@ -90,6 +91,14 @@ def decode(path: str, info: VideoInfo, *, audio: bool = True) -> Iterator[Pictur
                 yield pending
                 pending = next(sounds, None)
         yield picture
+
+
+def decode_sound(path: str, info: VideoInfo) -> Iterator[SoundBlock]:
+    """Only the sound of a file, as `decode` gives it; its pictures are not touched. Raises Rejected as `decode` does."""
+    if info.audio is not None:
+        for item in _sounds(path, info):
+            if isinstance(item, Sound):
+                yield SoundBlock(item.start_ns, item.samples)
 
 
 def read_cues(path: str, info: VideoInfo) -> list[TimedText]:

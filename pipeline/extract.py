@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from omniloom.modalities.base import Ask, Footage, Modality
 from omniloom.modalities.sample import Drop, Fact, Part, Rejected, Sample, SourceId
+from omniloom.pipeline.decode import decode_sound
 from omniloom.pipeline.gather import Gathered, gather
-from omniloom.pipeline.probe import say
+from omniloom.pipeline.probe import probe, say
 from omniloom.pipeline.sources import Source
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def weave(source: Source, recipe: BuildRecipe, ask: Ask, threads: int = 4) -> It
     A source with sound only is one Drop ("no-video"), or with `clips.audio_only` it is cut into samples that need audio
     instead of what `require` names.
     """
-    weaver = _Weaver(source, recipe, ask)
+    weaver = _Weaver(source, recipe, ask, _listen(source, recipe, ask))
     pending: deque[Future[Sample | Drop] | Drop] = deque()
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="weave")
     try:
@@ -47,11 +48,29 @@ def split_of(source: SourceId, row: Mapping[str, str], test_fraction: float) -> 
     return row.get("split") or ("test" if int(source[:15], 16) < test_fraction * 16**15 else "train")
 
 
+def _listen(source: Source, recipe: BuildRecipe, ask: Ask) -> dict[str, Any]:
+    """What each modality with a `listen` makes of the whole source's sound, by name."""
+    import av.error
+
+    listeners = {name: modality for name, modality in recipe.by_name().items() if hasattr(modality, "listen")}
+    heard: dict[str, Any] = {}
+    try:
+        info = probe(source.path) if listeners else None
+        for name, modality in listeners.items():
+            assert info is not None
+            listen: Any = getattr(modality, "listen")  # noqa: B009 - the protocol does not ask for it
+            heard[name] = listen(decode_sound(source.path, info), recipe.sections[name], ask)
+    except (Rejected, av.error.FFmpegError, OSError, UnicodeDecodeError):
+        pass  # `gather` meets the same fault and says so in a Drop
+    return heard
+
+
 class _Weaver:
     """Makes samples of one source's clips. Threads share it; it holds nothing that changes."""
 
-    def __init__(self, source: Source, recipe: BuildRecipe, ask: Ask) -> None:
+    def __init__(self, source: Source, recipe: BuildRecipe, ask: Ask, heard: Mapping[str, Any]) -> None:
         self._source = source
+        self._heard = heard
         self._recipe = recipe
         self._recipe_hash = recipe.hash
         self._modalities: dict[str, Modality] = recipe.by_name()
@@ -83,6 +102,7 @@ class _Weaver:
                 recorded=recorded,
                 subtitles=gathered.cues,
                 row=self._source.row,
+                heard=self._heard.get(name),
                 made={need: values[need] for need in modality.needs if need in values},
             )
             made = modality.extract(footage, self._recipe.sections[name], self._ask)
