@@ -94,7 +94,7 @@ def decode(path: str, info: VideoInfo, *, audio: bool = True) -> Iterator[Pictur
 
 
 def decode_sound(path: str, info: VideoInfo) -> Iterator[SoundBlock]:
-    """Only the sound of a file, as `decode` gives it; its pictures are not touched. Raises Rejected as `decode` does."""
+    """Only the sound of a file, as `decode` gives it, its pictures untouched. Raises Rejected as `decode` does."""
     if info.audio is not None:
         for item in _sounds(path, info):
             if isinstance(item, Sound):
