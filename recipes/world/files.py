@@ -19,8 +19,8 @@ from omniloom.recipes.world.scene import DURATION_S, VOICE_OF, Scene
 from omniloom.recipes.world.sound import SAMPLE_RATE_HZ, mix
 from omniloom.recipes.world.words import captions
 
-FARTHEST_M = 65.0
-"""Depth beyond this does not fit 16 bits of millimetres and is stored as 0, not known."""
+FARTHEST_M = 20.0
+"""Depth beyond this is stored as 0, not known, as a depth camera's range ends: the stage and its wall lie within it."""
 
 
 def write_scene(scene: Scene, folder: Path) -> None:

@@ -67,7 +67,8 @@ def _write_all(out: Path, seed: int, clips: Sequence[tuple[Split, int]], jobs: i
     # Fresh processes: a fork would copy the threads' locks of whatever the caller has loaded.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_be_nice) as pool:
-        yield from pool.map(_write, repeat(out), repeat(seed), clips, chunksize=4)
+        share = max(1, min(4, len(clips) // (4 * jobs)))
+        yield from pool.map(_write, repeat(out), repeat(seed), clips, chunksize=share)
 
 
 def _be_nice() -> None:
