@@ -163,6 +163,7 @@ def fit(
     """The loop itself: model and optimiser from the run's newest checkpoint if there is one, else from scratch."""
     rank, world_size = join_ranks()
     device = pick_device(config.device)
+    run.mkdir(parents=True, exist_ok=True)
     model = model.to(device).train()
     optimizer = make_optimizer(model, config.optim)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -230,7 +231,7 @@ def fit(
                     " the run's checkpoint is from before"
                 )
             if rank == 0:
-                logged.append(_metrics_line(report, float(model.scale())))
+                logged.append(_metrics_line(report, float(model.scale().detach())))
                 with metrics.open("a") as file:
                     file.write(logged[-1])
                 if on_step:
