@@ -216,7 +216,7 @@ def test_a_bounce_keeps_its_time_through_the_encoder() -> None:
     sound = mix(scene)
     assert sound is not None
     data = encode_mp4([np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * NUM_FRAMES, sound)
-    with av.open(io.BytesIO(data)) as box:
+    with av.open(io.BytesIO(data), "r") as box:
         heard = np.concatenate([frame.to_ndarray()[0] for frame in box.decode(audio=0)])
     assert np.abs(onsets_s(heard) - hit_times_s(scene.things[place])).max() < 0.010
 
