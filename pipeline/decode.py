@@ -134,7 +134,7 @@ def _pictures(path: str, info: VideoInfo) -> Iterator[Picture | Damage]:
     assert track is not None
     with open_media(path) as container:
         stream: Any = _only(container, track.index)
-        clock = _Clock(track.frame_ns, trusts_durations="avi" not in info.format)
+        clock = _Clock(track.frame_ns, counts="avi" in info.format)
         at_ns = track.start_ns or 0
         errors = 0
         for packet in _packets(container, stream):
@@ -143,6 +143,9 @@ def _pictures(path: str, info: VideoInfo) -> Iterator[Picture | Damage]:
                 break
             if packet.pts is not None:
                 at_ns = to_ns(packet.pts, stream.time_base)
+            if not packet.size and packet.dts is not None:
+                continue  # "the picture before once more", in AVI and Theora; to the decoder it would mean the end
+            clock.packet(packet.dts)
             if packet.size and packet.has_sidedata("encryption_info"):
                 raise Rejected("decode", "encrypted", "the video stream is encrypted")
             try:
@@ -163,20 +166,34 @@ def _pictures(path: str, info: VideoInfo) -> Iterator[Picture | Damage]:
 
 
 class _Clock:
-    """Turns decoded frames into pictures with a time on screen: each lasts until the next one."""
+    """Turns decoded frames into pictures with a time on screen: each lasts until the next one.
 
-    def __init__(self, frame_ns: int, trusts_durations: bool) -> None:
+    `counts`: the container (AVI) numbers packets as they are stored and knows neither presentation times nor durations.
+    Then the numbers are taken in the order in which frames leave the decoder, less the decoder's delay.
+    """
+
+    def __init__(self, frame_ns: int, counts: bool) -> None:
         self._gap_ns = frame_ns
-        self._trusts_durations = trusts_durations
+        self._counts = counts
+        self._first_dts: int | None = None
+        self._delay: int | None = None
         self._held: av.VideoFrame | None = None
         self._held_ns = self._held_for_ns = self._first_ns = 0
         self._backwards = 0
         self.shown = 0
         self.corrupt = 0
 
+    def packet(self, dts: int | None) -> None:
+        if self._first_dts is None:
+            self._first_dts = dts
+
     def frame(self, frame: av.VideoFrame) -> Iterator[Picture | Damage]:
         base = frame.time_base or Fraction(1, NS_PER_S)
         ticks = frame.pts if frame.pts is not None else frame.dts
+        if self._counts:
+            if frame.dts is not None and self._delay is None:
+                self._delay = frame.dts - (self._first_dts or 0)
+            ticks = frame.dts - (self._delay or 0) if frame.dts is not None else None
         # Elementary streams carry no times at all: then frames follow each other at the stream's rate.
         start_ns = to_ns(ticks, base) if ticks is not None else self._held_ns + (self._gap_ns if self.shown else 0)
         if frame.is_corrupt:
@@ -194,12 +211,13 @@ class _Clock:
                 return
             jumps = gap_ns > MAX_STILL_NS and 2 * gap_ns > 3 * self._held_for_ns
             yield Picture(self._held, self._held_ns, self._held_ns + (self._held_for_ns if jumps else gap_ns))
-            self._gap_ns = self._gap_ns if jumps else gap_ns
+            if not jumps:  # where packets are counted a longer gap is a repeated picture
+                self._gap_ns = min(gap_ns, self._gap_ns) if self._counts and self.shown > 1 else gap_ns
         if start_ns - self._first_ns > MAX_DURATION_NS:
             raise Rejected(
                 "decode", "too-long", f"a picture {(start_ns - self._first_ns) // NS_PER_S} s after the first"
             )
-        lasts_ns = to_ns(frame.duration, base) if frame.duration and self._trusts_durations else 0
+        lasts_ns = to_ns(frame.duration, base) if frame.duration and not self._counts else 0
         self._held, self._held_ns, self._held_for_ns = frame, start_ns, lasts_ns or self._gap_ns
         self._backwards = 0
         self.shown += 1
@@ -234,7 +252,8 @@ def _sounds(path: str, info: VideoInfo) -> Iterator[Sound | Damage]:
             except av.error.EOFError:
                 break
             except (av.error.FFmpegError, MemoryError, ValueError) as error:
-                yield Damage("audio", at_ns, say(error))
+                if heard:  # streams cut from a broadcast begin amid a packet: that is a late start, no damage
+                    yield Damage("audio", at_ns, say(error))
                 continue
             heard += len(blocks)
             yield from blocks

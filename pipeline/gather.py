@@ -166,6 +166,7 @@ class _Gatherer:
         clip = Clip(self._source.id, edge.start_ns, edge.end_ns)
         audio, av_check = self._sound.take(clip, [d.at_ns for d in self._damage if d.track == "audio"])
         fault = self._fault(clip, edge, opened, last)
+        self._damage = [damage for damage in self._damage if damage.at_ns >= clip.end_ns]
         if fault is not None:
             return fault
         frames: Frames | None = None

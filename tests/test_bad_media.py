@@ -239,3 +239,17 @@ def test_a_picture_size_that_changes_midway_gives_frames_of_one_size(tmp_path: P
             rgb = read(load("frames"), outcome.parts["frames"]).rgb
             assert rgb.shape[1] % 2 == 0
     assert any(isinstance(outcome, Sample) for outcome in outcomes)
+
+
+def test_a_damaged_packet_of_sound_makes_the_audio_of_its_clip_absent_and_no_other(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mkv", seconds=12, fps=5, audio_codec="flac")
+    with av.open(str(path)) as container:
+        spans = [(p.pos, p.size) for p in container.demux(audio=0) if p.pts is not None and 5000 <= p.pts < 5400]
+    data = bytearray(path.read_bytes())
+    for pos, size in spans:
+        data[pos + 12 : pos + size] = bytes(size - 12)
+    hurt = tmp_path / "hurt.mkv"
+    hurt.write_bytes(bytes(data))
+    samples = [outcome for outcome in _weave(hurt, length_s=4.0) if isinstance(outcome, Sample)]
+    assert ["audio" in sample.parts for sample in samples] == [True, False, True]
+    assert samples[1].facts["av_check"] == "audio-damaged"

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omniloom.modalities.sample import NS_PER_S
@@ -68,6 +68,7 @@ def test_a_jump_of_the_clock_ends_a_clip_and_nothing_spans_the_hole() -> None:
     assert [(c.start_ns // NS_PER_S, c.end_ns // NS_PER_S) for c in closes] == [(0, 3), (3600, 3603)]
 
 
+@settings(deadline=None)  # machines are busy
 @given(
     gaps_ms=st.lists(st.integers(1, 3000), min_size=1, max_size=80),
     length_s=st.floats(0.2, 7),
@@ -97,6 +98,7 @@ def test_clips_tile_the_source_and_never_cross_a_cut(
                 assert not any(c.start_ns < pictures[cut][0] < c.end_ns for c in closes)
 
 
+@settings(deadline=None)  # machines are busy
 @given(
     gaps_ms=st.lists(st.integers(5, 400), min_size=2, max_size=150),
     soonest_ms=st.integers(0, 3000),

@@ -71,6 +71,31 @@ def test_flash_and_beep_are_where_they_were_put(tmp_path: Path, name: str) -> No
     assert all(a[1] == b[0] for a, b in pairwise(spans)), "each picture lasts until the next"
 
 
+CONTAINERS = {
+    "b-frames.avi": ["-c:v", "libx264", "-bf", "2", "-c:a", "pcm_s16le"],
+    "packed.avi": ["-c:v", "mpeg4", "-bf", "2", "-c:a", "mp3"],
+    "a.flv": ["-c:v", "libx264", "-bf", "2", "-c:a", "aac"],
+    "a.ts": ["-c:v", "libx264", "-bf", "2", "-c:a", "aac"],
+    "a.mpg": ["-c:v", "mpeg2video", "-bf", "2", "-c:a", "mp2"],
+    "a.webm": ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-c:a", "libopus"],
+    "a.ogv": ["-c:v", "libtheora", "-c:a", "libvorbis"],
+    "fragments.mp4": ["-c:v", "libx264", "-c:a", "aac", "-movflags", "frag_keyframe+empty_moov"],
+}
+
+
+@pytest.mark.parametrize("name", list(CONTAINERS))
+def test_every_container_gives_every_frame_and_keeps_sound_and_picture_together(tmp_path: Path, name: str) -> None:
+    source = make_clip(tmp_path / "source.mp4", 4, flashes=[FLASH], tone=[FLASH])
+    path = tmp_path / name
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-threads", "1", "-i", str(source)]
+    subprocess.run([*command, *CONTAINERS[name], str(path)], check=True)
+    spans, white, sound = _decode(path)
+    # Theora stores a repeated picture as an empty packet: the one before stays on screen.
+    assert len(spans) == 100 or (name == "a.ogv" and len(spans) > 90)
+    assert spans[-1][1] - spans[0][0] == pytest.approx(4e9, abs=0.05e9)
+    assert white[0] == pytest.approx(beep_onsets(sound)[0], abs=0.041)
+
+
 def test_every_pts_of_a_variable_rate_survives_to_the_nanosecond(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "v.mp4", seconds=4, picture_times=VARIABLE)
     spans, _, _ = _decode(path)
