@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from omniloom.modalities import load, short_name
 from omniloom.pipeline.commit import unfinished_files
 from omniloom.pipeline.corpus import Corpus, open_corpus, part_facts, sample_facts
 from omniloom.pipeline.shard import ShardPaths, shard_paths
@@ -41,8 +40,7 @@ def check(corpus: Corpus | Path | str, on_progress: Callable[[int, int], None] |
     on_progress(done, total) is called after each shard.
     """
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-    suffixes = {short_name(name): load(name).suffix for name in corpus.modalities}
-    suffixes["json"] = "json"
+    suffixes: dict[str, str] = {**corpus.description["suffixes"], "json": "json"}
     units = corpus.units
     faults: list[Fault] = []
     first_shard: dict[str, str] = {}

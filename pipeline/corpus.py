@@ -162,12 +162,7 @@ class Corpus:
         unknown = [name for name in wanted if name not in schema.names]
         if unknown:
             raise ValueError(f"no column {', '.join(unknown)} in {self.path}: it has {', '.join(schema.names)}")
-        read = wanted if split is None or "split" in wanted else [*wanted, "split"]
-        with ThreadPoolExecutor(_READERS) as pool:
-            tables = [rows for rows, _ in pool.map(lambda unit: self._sidecar(unit, read), self.units)]
-        if not tables:
-            return schema.empty_table().select(wanted)
-        table = pa.concat_tables(tables)
+        table = self._read(wanted if split is None or "split" in wanted else [*wanted, "split"])
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         return table.select(wanted)
@@ -182,12 +177,12 @@ class Corpus:
     def stats(self) -> dict[str, Any]:
         """Counts: samples, hours, shards, drops {reason: n}, splits {name: n}, modalities {name: {present, bytes}}."""
         names = [short_name(name) for name in self.modalities]
-        table = self.table(["duration_ns", "split", *names])
-        modalities: dict[str, dict[str, int]] = {}
-        for name in names:
-            column = table[name].combine_chunks()
-            sizes = pc.struct_field(column, "size")
-            modalities[name] = {"present": len(column) - column.null_count, "bytes": pc.sum(sizes).as_py() or 0}
+        table = self._read(["duration_ns", "split", *(f"{name}.size" for name in names)])
+        sizes = {name: pc.struct_field(table[name], "size") for name in names}
+        modalities = {
+            name: {"present": len(size) - size.null_count, "bytes": pc.sum(size).as_py() or 0}
+            for name, size in sizes.items()
+        }
         return {
             "samples": len(table),
             "hours": (pc.sum(table["duration_ns"]).as_py() or 0) / 3.6e12,
@@ -204,6 +199,15 @@ class Corpus:
         from omniloom.pipeline.check import check
 
         return check(self)
+
+    def _read(self, columns: Sequence[str]) -> pa.Table:
+        """Columns, or "column.field"s, of all sidecars."""
+        if not self.units:
+            return schema_of(self.modalities).empty_table()
+        with ThreadPoolExecutor(_READERS) as pool:
+            return pa.concat_tables(
+                [rows for rows, _ in pool.map(lambda unit: self._sidecar(unit, columns), self.units)]
+            )
 
     @cached_property
     def _keys(self) -> pa.Table:
