@@ -22,6 +22,7 @@ from omniloom.pipeline.sidecar import (
     DROPS_SCHEMA,
     FORMAT_VERSION,
     PART_FIELDS,
+    DamagedError,
     Record,
     canonical_json,
     read_drops,
@@ -133,6 +134,16 @@ class Corpus:
     def __len__(self) -> int:
         """Number of samples. Raises `DamagedError` if a sidecar is."""
         return sum(record.samples for record in self._records)
+
+    def count_readable(self) -> int:
+        """Number of samples in sidecars that are not damaged: `len`, where that would raise."""
+        count = 0
+        for unit in self.units:
+            try:
+                count += self._sidecar(unit, ["key"])[1].samples
+            except (DamagedError, FileNotFoundError):
+                continue
+        return count
 
     def __iter__(self) -> Iterator[Sample]:
         return self.samples()

@@ -99,7 +99,7 @@ def check(
     opened = open_corpus(corpus)
     with bar("check", "shards") as line:
         faults = run(opened, on_progress=line.update)
-    emit({"samples": len(opened), "shards": len(opened.shards), "faults": faults}, json)
+    emit({"samples": opened.count_readable(), "shards": len(opened.shards), "faults": faults}, json)
     if faults:
         raise typer.Exit(1)
 

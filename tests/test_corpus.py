@@ -116,6 +116,18 @@ def test_a_damaged_member_is_named_and_cannot_be_read(tmp_path: Path) -> None:
     assert len(corpus[row["key"]].parts["frames"].data) > 0
 
 
+def test_a_damaged_sidecar_hides_its_shard_and_no_other(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, units=2, per_unit=3)
+    sidecar = tmp_path / "shards/000001.parquet"
+    sidecar.write_bytes(sidecar.read_bytes()[:-1])
+    [fault] = check(corpus)
+    assert fault.shard == "shards/000001.parquet"
+    assert "remove it and build again" in fault.what
+    assert corpus.count_readable() == 3
+    with pytest.raises(DamagedError):
+        len(corpus)
+
+
 def test_missing_renamed_and_repeated_files_are_faults(tmp_path: Path) -> None:
     make_corpus(tmp_path, units=2, per_unit=3)
     shards = tmp_path / "shards"
