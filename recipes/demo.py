@@ -86,9 +86,9 @@ def demo(out: Path, recipe: str = "demo", overrides: Sequence[str] = ()) -> dict
 
         draw(out / "corpus", out / "run", reports["eval"], out / "demo.png")
 
-    from omniloom.recipes.tables import show_build, show_retrieval
+    from omniloom.recipes.tables import show_corpus, show_retrieval
 
-    show_build(out / "corpus", reports["build"])
+    show_corpus(out / "corpus")
     show_retrieval(reports["eval"])
     say(f"\n[bold]picture[/]  {out / 'demo.png'}\n[bold]corpus[/]   {out / 'corpus'}\n[bold]model[/]    {out / 'run'}")
     say("[bold]seconds[/]  " + ", ".join(f"{name} {duration(spent)}" for name, spent in clock.spent.items()))
