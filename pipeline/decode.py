@@ -236,14 +236,13 @@ def _sounds(path: str, info: VideoInfo) -> Iterator[Sound | Damage]:
     heard = 0
     with open_media(path) as container:
         stream: Any = _only(container, track.index)
-        tape = _Tape()
-        at_ns = track.start_ns or 0
+        tape = _Tape(stream.time_base)
+        pts: int = stream.start_time or 0
         for packet in _packets(container, stream):
             if isinstance(packet, Damage):
                 yield packet
                 break
-            if packet.pts is not None:
-                at_ns = to_ns(packet.pts, stream.time_base)
+            pts = pts if packet.pts is None else packet.pts
             if packet.size and packet.has_sidedata("encryption_info"):
                 raise Rejected("decode", "encrypted", "the audio stream is encrypted")
             try:
@@ -253,7 +252,7 @@ def _sounds(path: str, info: VideoInfo) -> Iterator[Sound | Damage]:
                 break
             except (av.error.FFmpegError, MemoryError, ValueError) as error:
                 if heard:  # streams cut from a broadcast begin amid a packet: that is a late start, no damage
-                    yield Damage("audio", at_ns, say(error))
+                    yield Damage("audio", to_ns(pts, stream.time_base), say(error))
                 continue
             heard += len(blocks)
             yield from blocks
@@ -267,7 +266,9 @@ def _sounds(path: str, info: VideoInfo) -> Iterator[Sound | Damage]:
 class _Tape:
     """Lays a stream's decoded audio on the 16 kHz grid of presentation time."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_base: Fraction) -> None:
+        # Plain numbers: a Fraction an audio frame would cost as much as decoding it.
+        self._samples_per_tick = float(time_base * SAMPLE_RATE_HZ)
         self._resampler: Any = None
         self._shape: tuple[Any, ...] = ()
         self._next = 0
@@ -275,7 +276,7 @@ class _Tape:
         self._written: int | None = None
         """Grid position up to which sound was given out: nothing is laid over it."""
         self._run_start = 0.0
-        self._run_seconds = Fraction(0)
+        self._run_taken = 0
         self._drift = 0.0
         self._owed = 0
 
@@ -284,10 +285,8 @@ class _Tape:
             return
         rate_hz = frame.sample_rate
         shape = (frame.format.name, frame.layout.name, rate_hz)
-        expected = self._run_start + float(self._run_seconds * SAMPLE_RATE_HZ)
-        actual = expected
-        if frame.pts is not None and frame.time_base is not None:
-            actual = float(frame.pts * frame.time_base * SAMPLE_RATE_HZ)
+        expected = self._run_start + self._run_taken * SAMPLE_RATE_HZ / rate_hz
+        actual = expected if frame.pts is None else frame.pts * self._samples_per_tick
         lasts = frame.samples / rate_hz * SAMPLE_RATE_HZ
         # A lost packet or a jump starts a new run, later or earlier; less than that is jitter or drift.
         jumps = abs(actual - expected) > max(0.010 * SAMPLE_RATE_HZ, 0.75 * lasts)
@@ -304,7 +303,7 @@ class _Tape:
                 self._owed += step
                 self._run_start += step
                 self._drift -= step
-        self._run_seconds += Fraction(frame.samples, rate_hz)
+        self._run_taken += frame.samples
         frame.pts = None  # the resampler is to count, not to fill: that is done here
         resampler: Any = self._resampler
         for out in resampler.resample(frame):
@@ -322,7 +321,7 @@ class _Tape:
 
         self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
         self._shape = shape
-        self._run_start, self._run_seconds, self._drift, self._owed = position, Fraction(0), 0.0, 0
+        self._run_start, self._run_taken, self._drift, self._owed = position, 0, 0.0, 0
         self._next = round(position)
 
     def _lay(self, samples: np.ndarray) -> Iterator[Sound]:
@@ -346,14 +345,13 @@ def _packets(container: InputContainer, stream: Any) -> Iterator[Any]:
     """Packets of the stream, then at most one Damage if the file breaks off."""
     import av.error
 
-    last_ns = 0
+    last = 0
     try:
         for packet in container.demux(stream):
-            if packet.pts is not None:
-                last_ns = to_ns(packet.pts, stream.time_base)
+            last = last if packet.pts is None else packet.pts
             yield packet
     except (av.error.FFmpegError, OSError) as error:
-        yield Damage(stream.type, last_ns, say(error))
+        yield Damage(stream.type, to_ns(last, stream.time_base), say(error))
 
 
 def _only(container: InputContainer, index: int) -> Any:
