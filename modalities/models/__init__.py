@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from threading import Lock
 from typing import Any, Protocol, cast
 
 from omniloom.modalities.base import Ask, ModelRef
@@ -43,14 +44,21 @@ def family_of(ref: ModelRef) -> Family:
 
 
 def ask_here() -> Ask:
-    """An `Ask` that loads each model once, in this process, at its first question."""
+    """An `Ask` that loads each model once, in this process, at its first question, and asks it one at a time."""
     return _ask
 
 
 def _ask(ref: ModelRef, *inputs: Any) -> Any:
-    return _loaded(ref)(*inputs)
+    with _loading:
+        model, turn = _loaded(ref)
+    # As in an actor: a model need not bear two questions at once, and its threads need not be counted twice.
+    with turn:
+        return model(*inputs)
+
+
+_loading = Lock()
 
 
 @cache
-def _loaded(ref: ModelRef) -> Callable[..., Any]:
-    return family_of(ref).load(ref)
+def _loaded(ref: ModelRef) -> tuple[Callable[..., Any], Lock]:
+    return family_of(ref).load(ref), Lock()
