@@ -70,10 +70,12 @@ class Config:
 
     radius: int = 2
     """Pixels around each one whose common plane is fitted; 0 takes the nearest neighbours only."""
+    short_side: int = 256
+    """Pixels kept, of normals made at the depth's own size; reading costs what is kept."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.radius <= 8:
-            raise ValueError(f"normal.radius is 0 to 8 pixels, got {self.radius}")
+        if not 0 <= self.radius <= 8 or self.short_side < 1:
+            raise ValueError(f"normal needs 0 <= radius <= 8 and short_side >= 1, got {self}")
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
@@ -82,7 +84,11 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     if value is None:
         return None
     z, _, converted = depth_of.as_z(value)
-    n = np.stack([geometry.normals_from_depth(frame, value.k, config.radius, value.step_m) for frame in z])
+    height, width = z.shape[1:]
+    kept_w, kept_h = geometry.fit_short_side(width, height, config.short_side)
+    rows, columns = geometry.nearest_grid(height, kept_h), geometry.nearest_grid(width, kept_w)
+    made = (geometry.normals_from_depth(frame, value.k, config.radius, value.step_m) for frame in z)
+    n = np.stack([frame[rows[:, None], columns] for frame in made])
     if not np.isfinite(n).any():
         return None
     return Made(Normals(n, value.pts_ns, value.kind, converted), model="from depth")

@@ -296,6 +296,15 @@ def test_normals_of_given_depth_face_the_camera_and_are_right(tmp_path: Path) ->
     assert back.converted == ""
 
 
+def test_fewer_normals_are_a_selection_of_all(tmp_path: Path) -> None:
+    z = 3 + np.random.default_rng(0).random((2, 96, 128)).astype(np.float32)
+    footage = footage_of(tmp_path / "x.mp4", RGB[:2], {"depth": depth.Depth(z, np.arange(2), "metric-z", K, "given")})
+    every, some = (normal.extract(footage, normal.Config(short_side=side), ask_nobody) for side in (256, 48))
+    assert every is not None
+    assert some is not None
+    assert np.array_equal(some.value.n, every.value.n[:, 1::2, 1::2])
+
+
 def test_normals_from_relative_depth_say_what_was_assumed(tmp_path: Path) -> None:
     inverse = np.linspace(-3, 5, 3 * 96 * 128, dtype=np.float32).reshape(3, 96, 128)
     value = depth.Depth(inverse, np.arange(3), "relative-inverse", K, "assumed")
