@@ -223,7 +223,7 @@ class _OnRay:
 
     def run(self, recipe: BuildRecipe, out: Path, units: Sequence[Unit]) -> Iterator[_UnitResult]:
         import ray
-        from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+        from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
         task = ray.remote(_do_unit).options(num_cpus=1, max_retries=UNIT_RETRIES)
         recipe_ref = ray.put(recipe)
@@ -241,6 +241,8 @@ class _OnRay:
                 unit = running.pop(ref)
                 try:
                     yield ray.get(ref)
+                except RayTaskError as error:
+                    raise error.cause from None  # what went wrong there, not how it travelled
                 except (WorkerCrashedError, OutOfMemoryError) as error:
                     names = ", ".join(source.path for source in unit.sources)
                     raise RuntimeError(
