@@ -15,7 +15,7 @@ from omniloom.trainer.mico import MiCo
 from omniloom.trainer.objectives import Objective, ObjectiveConfig, drop_modalities, tasks_of_step
 from omniloom.trainer.stems import LogMel, MelImages, farthest_points, group_points
 from omniloom.trainer.tasks import parse_tasks
-from omniloom.trainer.text import MASK, Tokens
+from omniloom.trainer.text import MASK, Tokenizer, Tokens
 from tests.toys import SMALL, World, make_mico, make_world
 
 torch.set_num_threads(1)
@@ -224,3 +224,13 @@ def test_points_have_no_order(model: MiCo, world: World) -> None:
     shuffled = batch.tensors["points"][:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
     other = replace(batch, tensors={**batch.tensors, "points": shuffled})
     torch.testing.assert_close(model.embed(batch, "p"), model.embed(other, "p"), atol=1e-4, rtol=1e-3)
+
+
+def test_the_same_texts_in_any_order_give_the_same_vocabulary() -> None:
+    texts = ["a red disc", "the red bar, left", "Ein Ton", "a a a"]
+    one, other = Tokenizer.train(texts, 30), Tokenizer.train(reversed(texts), 30)
+    assert one.to_json() == other.to_json()
+    assert len(one) == 30
+    whole = Tokenizer.train(texts, 1000)
+    assert whole.decode(whole.encode(["THE red bar"], 10).ids[0].tolist()) == "the red bar"
+    assert whole.encode(["a red disc"], 4).ids.shape == (1, 4)

@@ -106,7 +106,8 @@ def _smooth_cross_entropy(logits_BM: Tensor, target_B: Tensor, offered_BM: Tenso
 def hard_negatives(logits_BB: Tensor, allowed_BB: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A column for each row, drawn from softmax(logits) over the allowed ones: int64 (B,), and bool (B,) if any was."""
     some_B = allowed_BB.any(1)
-    weights = logits_BB.float().masked_fill(~allowed_BB, -torch.inf)
+    # A loss that is no number is the training loop's to report, not the sampler's.
+    weights = logits_BB.float().nan_to_num(0.0).masked_fill(~allowed_BB, -torch.inf)
     weights = weights.masked_fill(~some_B[:, None], 0).softmax(-1)
     # Probabilities that underflow would leave a row without a choice.
     weights = weights + 1e-12 * allowed_BB

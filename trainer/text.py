@@ -5,6 +5,7 @@ Shapes: B texts, T tokens, D width, L context tokens, H heads, V vocabulary.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,16 +43,31 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Learns at most `vocab_size` pieces. The same texts in any order give the same vocabulary."""
-        from tokenizers import Tokenizer as Inner
-        from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+        """Learns at most `vocab_size` pieces: every character, then whole words, the most frequent first.
 
-        inner: Any = Inner(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
-        inner.normalizer = normalizers.BertNormalizer(lowercase=True)
-        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        The same texts in any order give the same vocabulary. (The library's own trainer does not: its ids depend on
+        the order of a hash map, so that no run could be repeated.)
+        """
+        from tokenizers import Tokenizer as Inner
+        from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+        normalizer: Any = normalizers.BertNormalizer(lowercase=True)
+        splitter: Any = pre_tokenizers.BertPreTokenizer()
+        words: Counter[str] = Counter()
+        for text in texts:
+            words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+        letters: Counter[str] = Counter()
+        for word, count in words.items():
+            letters.update({word[0]: count})
+            for letter in word[1:]:
+                letters[f"##{letter}"] += count
+        ordered = [piece for found in (letters, words) for piece in sorted(found, key=lambda p: (-found[p], p))]
+        pieces = list(dict.fromkeys([*_SPECIAL, *ordered]))[:vocab_size]
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        inner: Any = Inner(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        inner.normalizer = normalizer
+        inner.pre_tokenizer = splitter
         inner.decoder = decoders.WordPiece(prefix="##")
-        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=_SPECIAL, show_progress=False)
-        inner.train_from_iterator(sorted(texts), trainer)
         return cls(inner)
 
     @classmethod
@@ -74,7 +90,9 @@ class Tokenizer:
         return Tokens(ids, ids != PAD)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.inner.decode(list(ids), skip_special_tokens=True))
+        """The text of token ids up to [SEP]."""
+        ids = ids[: ids.index(SEP)] if SEP in ids else ids
+        return str(self.inner.decode([token for token in ids if token > MASK]))
 
 
 class Layer(nn.Module):
