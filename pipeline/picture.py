@@ -70,15 +70,15 @@ class Scaler:
         return fit(height, width, short_side) if turn_of(frame).transpose else fit(width, height, short_side)
 
     def rgb(self, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
-        """Upright uint8 (H, W, 3), sRGB as coded, full range."""
+        """Upright uint8 (H, W, 3), sRGB as coded, full range; shrunk by area, which costs half of bicubic."""
         turn = turn_of(frame)
-        scaled = self._scale(frame, _coded(size, turn), "rgb24", "BICUBIC", full_range=True)
+        scaled = self._scale(frame, _coded(size, turn), "rgb24", "AREA", full_range=True)
         return turn.apply(scaled.to_ndarray())
 
     def yuv(self, frame: VideoFrame, size: tuple[int, int]) -> VideoFrame:
         """Upright yuv420p frame, limited range."""
         turn = turn_of(frame)
-        scaled = self._scale(frame, _coded(size, turn), "yuv420p", "BILINEAR", full_range=False)
+        scaled = self._scale(frame, _coded(size, turn), "yuv420p", "AREA", full_range=False)
         return scaled if turn == UPRIGHT else _turned(scaled, turn)
 
     def thumbnail(self, frame: VideoFrame, width: int = 64, height: int = 36) -> np.ndarray:
