@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -242,6 +242,28 @@ def all_facts(facts: Mapping[str, Fact], window: Window) -> Mapping[str, Fact]:
 def whole_member(facts: Mapping[str, Fact], size: int) -> Sequence[tuple[int, int]]:
     """`Modality.pieces` of a member that decodes as one piece."""
     return ((0, size),)
+
+
+def narrow_stack(facts: Mapping[str, Fact], window: Window) -> Mapping[str, Fact]:
+    """`Modality.narrow` of frames stacked in one picture: it is decoded whole, but only the shown ones are unpacked."""
+    pts_ns = cast("list[int]", facts["pts_ns"])
+    shown = [int(index) for index in window.choose(len(pts_ns))]
+    return {**facts, "pts_ns": [pts_ns[index] for index in shown], "num_frames": len(shown), "shown": shown}
+
+
+def unstack(picture: np.ndarray, facts: Mapping[str, Fact]) -> np.ndarray:
+    """Frames (num_frames, height, width, ...) of a picture that has them one below the other, or those narrowed to.
+
+    Raises ValueError if the picture is not as the facts state.
+    """
+    height, width, count = (cast(int, facts[name]) for name in ("height", "width", "num_frames"))
+    if picture.ndim < 2 or not len(picture) or len(picture) % height or picture.shape[1] != width:
+        raise ValueError(f"damaged frames: a picture {picture.shape}, its facts state {width} x {height} a frame")
+    frames = picture.reshape(-1, height, width, *picture.shape[2:])
+    shown = cast("list[int] | None", facts.get("shown"))
+    if len(frames) != count if shown is None else max(shown) >= len(frames):
+        raise ValueError(f"damaged frames: {len(frames)} in the picture, its facts state {shown or count}")
+    return frames if shown is None else frames[shown]
 
 
 def recorder_of(modality: Modality, config: Any) -> Recorder | None:

@@ -14,8 +14,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from omniloom.modalities import codecs, geometry
-from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window
-from omniloom.modalities.base import all_facts as narrow
+from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window, unstack
+from omniloom.modalities.base import narrow_stack as narrow
 from omniloom.modalities.base import whole_member as pieces
 from omniloom.modalities.models import depth_given, family_of
 from omniloom.modalities.sample import Fact, Part, Rejected
@@ -157,11 +157,10 @@ def encode(value: Depth) -> Part:
 
 def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Depth:
     """Depth from uint16 codes (T H, W) or (T H, W, 1). Raises ValueError if they are not as the facts state."""
-    shape = tuple(cast(int, facts[name]) for name in ("num_frames", "height", "width"))
     codes = np.asarray(pieces[0])
-    if codes.dtype != np.uint16 or codes.size != np.prod(shape):
-        raise ValueError(f"damaged depth: codes {codes.dtype} {codes.shape}, its facts state {shape}")
-    codes = codes.reshape(shape)
+    if codes.dtype != np.uint16 or codes.shape[2:] not in {(), (1,)}:
+        raise ValueError(f"damaged depth: codes {codes.dtype} {codes.shape}")
+    codes = unstack(codes.reshape(codes.shape[:2]), facts)
     scale, shift, fx, fy, cx, cy = (cast(float, facts[name]) for name in ("scale_m", "shift", "fx", "fy", "cx", "cy"))
     return Depth(
         np.where(codes > 0, codes * scale + shift, np.nan).astype(np.float32),

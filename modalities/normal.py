@@ -16,8 +16,8 @@ import numpy as np
 
 from omniloom.modalities import codecs, geometry
 from omniloom.modalities import depth as depth_of
-from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, Stem, Window
-from omniloom.modalities.base import all_facts as narrow
+from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, Stem, Window, unstack
+from omniloom.modalities.base import narrow_stack as narrow
 from omniloom.modalities.base import no_models as models
 from omniloom.modalities.base import whole_member as pieces
 from omniloom.modalities.sample import Fact, Part
@@ -115,13 +115,12 @@ def encode(value: Normals) -> Part:
 
 def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Normals:
     """Normals from uint8 (T H, W, 3). Raises ValueError if they are not as the facts state."""
-    shape = (*(cast(int, facts[name]) for name in ("num_frames", "height", "width")), 3)
     codes = np.asarray(pieces[0])
-    if codes.dtype != np.uint8 or codes.size != np.prod(shape):
-        raise ValueError(f"damaged normals: codes {codes.dtype} {codes.shape}, its facts state {shape}")
-    codes = codes.reshape(shape)
+    if codes.dtype != np.uint8 or codes.shape[2:] != (3,):
+        raise ValueError(f"damaged normals: codes {codes.dtype} {codes.shape}")
+    codes = unstack(codes, facts)
     n = codes.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    n /= np.linalg.norm(n, axis=-1, keepdims=True)  # never 0: no code is the middle exactly
+    n /= np.sqrt(np.einsum("...c,...c->...", n, n))[..., None]  # never 0: no code is the middle exactly
     n[(codes == _UNKNOWN).all(axis=-1)] = np.nan
     return Normals(n, np.array(facts["pts_ns"], np.int64), str(facts["depth_kind"]), str(facts["converted"]))
 

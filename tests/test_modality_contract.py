@@ -143,7 +143,7 @@ def test_equal_windows_give_equal_tensors_and_leave_the_value_alone(modality: Mo
 def test_reading_only_what_a_window_shows_gives_the_same_tensor(modality: Modality, value: Any, window: Window) -> None:
     part = modality.encode(value)
     narrowed = modality.narrow(part.facts, window)
-    assert set(narrowed) == set(part.facts)
+    assert set(narrowed) - {"shown"} == set(part.facts)
     some = read(modality, dataclasses.replace(part, facts=narrowed))
     assert np.array_equal(modality.tensor(some, window), modality.tensor(read(modality, part), window))
 
