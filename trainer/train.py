@@ -136,6 +136,9 @@ def train(
             (run / "tokenizer.json").write_text(tokenizer.to_json())
     if world_size > 1:
         dist.barrier()
+    if pick_device(config.device).type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # A core for the decoding threads: where all are torch's, each of its parallel sections waits for the slowest.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - min(workers, 1)))
     model = make_model(recipe, Tokenizer.from_json((run / "tokenizer.json").read_text()))
     loader = Loader(
         corpus,
