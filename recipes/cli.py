@@ -119,10 +119,12 @@ def train(
     run: Annotated[Path, typer.Option("--run", help="Folder of the run: made, or continued.")],
     overrides: Overrides = None,
     recipe: Recipe = "mico-tiny",
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes (ranks), one a GPU where there are GPUs.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster to train on.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of each process that decode.")] = 1,
     json: Json = False,
 ) -> None:
-    """Train MiCo on a corpus; a run that exists continues. Several GPUs: torchrun -m omniloom.recipes.cli train ..."""
+    """Train MiCo on a corpus; a run that exists continues."""
     from omniloom.recipes.config import train_recipe
     from omniloom.recipes.show import bar, emit
     from omniloom.trainer.train import train as fit
@@ -133,7 +135,12 @@ def train(
         def show(at: StepReport) -> None:
             line.update(at.step, at.steps, f"loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s")
 
-        report = fit(described, corpus, run, on_step=show, workers=workers)
+        if workers > 1 or address:
+            from omniloom.trainer.launch import launch
+
+            report = launch(described, corpus, run, ranks=workers, address=address, threads=threads, on_step=show)
+        else:
+            report = fit(described, corpus, run, on_step=show, workers=threads)
     emit(report, json)
 
 

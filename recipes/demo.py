@@ -127,7 +127,7 @@ def _train(label: str, recipe: TrainRecipe, corpus: Path, run: Path) -> Any:
         def show(at: StepReport) -> None:
             line.update(at.step, at.steps, f"loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s")
 
-        return train(recipe, corpus, run, on_step=show)
+        return train(recipe, corpus, run, on_step=show, workers=1)
 
 
 class _Clock:

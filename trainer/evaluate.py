@@ -17,6 +17,7 @@ from torch import Tensor
 
 from omniloom.modalities import load, short_name
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.cider import cider
 from omniloom.trainer.context import Context
 from omniloom.trainer.losses import digest
 from omniloom.trainer.mico import MiCo
@@ -62,9 +63,9 @@ def evaluate(
     controls: other runs by name, such as one trained on permuted captions; an untrained model is always one.
     Returns n, chance {r1, ...}, retrieval {"t->va": {r1, r5, r10, medr, mrr}, "va->t": ...}, reranked (the same for
     the contexts that matching was trained on), ci95 {"t->va": [low, high]} of r1, matching {"va": {auc}}, caption
-    {"va": {nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}} and controls {name: {"t->va":
-    {...}}}. Recalls are shares in [0, 1]; clips with equal captions answer for each other. Raises ValueError if
-    fewer than two clips of the split have captions.
+    {"va": {cider, nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}} and controls {name:
+    {"t->va": {...}}}. Recalls are shares in [0, 1]; clips with equal captions answer for each other. Raises
+    ValueError if fewer than two clips of the split have captions.
     """
     from omniloom.pipeline.corpus import open_corpus
     from omniloom.pipeline.loader import Loader
@@ -139,7 +140,9 @@ def score(
             report["reranked"][name] = summary(ranks_N)
         report["matching"][letters] = {"auc": matching_auc(model, encoded, names, same_NN)}
     for names in _contexts(tasks, "caption"):
-        report["caption"][_letters(model, names)] = caption_gain(model, encoded, names)
+        written = write_captions(model, encoded, names)
+        agreement = cider(written, [[text] for text in encoded.texts])
+        report["caption"][_letters(model, names)] = {"cider": agreement, **caption_gain(model, encoded, names)}
     return report
 
 
@@ -243,6 +246,17 @@ def matching_auc(model: MiCo, encoded: Encoded, names: Sequence[str], same_NN: T
     wrong_M = _match(model, encoded, names, rows.repeat(3)[kept], others[kept])
     above = (right_N[:, None] > wrong_M).double() + 0.5 * (right_N[:, None] == wrong_M).double()
     return float(above.mean())
+
+
+@torch.no_grad()
+def write_captions(model: MiCo, encoded: Encoded, names: Sequence[str]) -> list[str]:
+    """The most likely caption of each clip, word by word."""
+    written: list[str] = []
+    for rows in torch.arange(len(encoded.keys), device=encoded.features.device).split(_ROWS // 4):
+        seen = model.context.select(encoded.context.rows(rows), names)
+        ids = model.text.greedy(*seen, model.config.caption_tokens)
+        written += [model.tokenizer.decode(row) for row in ids.tolist()]
+    return written
 
 
 @torch.no_grad()

@@ -1,0 +1,99 @@
+"""Trains on several ranks: Ray Train starts one process each, here or on a cluster, and `train` runs in all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omniloom.pipeline.jobs import ray_session
+from omniloom.trainer.train import StepReport, TrainRecipe, TrainReport, train
+
+_POLL_S = 0.5
+
+
+def launch(
+    recipe: TrainRecipe,
+    corpus: Path | str,
+    run: Path | str,
+    *,
+    ranks: int,
+    address: str | None = None,
+    threads: int = 2,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> TrainReport:
+    """Trains with `ranks` processes, each with a GPU where the cluster has them, and waits for the end.
+
+    `train.batch_size` counts samples a rank; `corpus` and `run` are paths that every node sees. A rank that fails comes
+    out of Ray Train's own error; launched again, the run continues from its newest checkpoint.
+    """
+    if ranks < 1:
+        raise ValueError(f"training needs at least one rank, got {ranks = }")
+    corpus, run = Path(corpus).resolve(), Path(run).resolve()
+    run.mkdir(parents=True, exist_ok=True)
+    report_path = run / "report.json"
+    report_path.unlink(missing_ok=True)
+    # One core more than ranks: Ray Train's own controller takes one.
+    with ray_session(address, max(ranks + 1, os.cpu_count() or 1) if address is None else None):
+        import ray
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        gpus = ray.cluster_resources().get("GPU", 0) >= ranks
+        settings: dict[str, Any] = {"recipe": recipe, "corpus": str(corpus), "run": str(run), "threads": threads}
+        trainer = TorchTrainer(
+            _rank,
+            train_loop_config=settings,
+            scaling_config=ScalingConfig(num_workers=ranks, use_gpu=gpus),
+            run_config=RunConfig(name="ray", storage_path=str(run)),
+        )
+        with _Watcher(run / "metrics.jsonl", recipe.train.steps, on_step):
+            trainer.fit()
+    return TrainReport(**json.loads(report_path.read_text()))
+
+
+def _rank(settings: dict[str, Any]) -> None:
+    report = train(settings["recipe"], settings["corpus"], Path(settings["run"]), workers=settings["threads"])
+    if int(os.environ.get("RANK", "0")) == 0:
+        (Path(settings["run"]) / "report.json").write_text(json.dumps(asdict(report)))
+
+
+class _Watcher:
+    """Follows the metrics that rank 0 writes, so that progress is seen where the training was started."""
+
+    def __init__(self, metrics: Path, steps: int, on_step: Callable[[StepReport], None] | None) -> None:
+        import threading
+
+        self._metrics, self._steps, self._on_step = metrics, steps, on_step
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        if self._on_step:
+            self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(2 * _POLL_S)
+
+    def _follow(self) -> None:
+        assert self._on_step is not None
+        shown = 0
+        while not self._end.is_set():
+            time.sleep(_POLL_S)
+            lines = self._metrics.read_text().splitlines() if self._metrics.exists() else []
+            line = next((line for line in reversed(lines) if line.endswith("}")), None)
+            if line is None:
+                continue
+            values = json.loads(line)
+            if values["step"] != shown:
+                shown = values["step"]
+                names = ("step", "loss", "lr", "grad_norm", "samples_per_second", "data_wait_fraction")
+                known = {name: values[name] for name in names}
+                losses = {name: value for name, value in values.items() if name not in names}
+                self._on_step(StepReport(**known, steps=self._steps, losses=losses))
