@@ -12,6 +12,8 @@ setup: $(STAMP) ## make .venv with everything the demo and the tests need
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@# It declares triton, which it needs on a GPU only; the rest of what it needs is in the dev extra.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps openai-whisper
 	touch $@
 
 demo: setup ## raw video to a trained model, with a table and a picture at the end
