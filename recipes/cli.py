@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 NOTHING_PRODUCED = 3
+INTERRUPTED = 130
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
@@ -201,12 +202,12 @@ def main() -> None:
         code = result if isinstance(result, int) else 0
     except typer.Exit as leave:
         code = leave.exit_code
-    except KeyboardInterrupt:
-        code = _fail("interrupted: run the same command again to continue", 130)
-    except typer.Abort:
-        code = _fail("interrupted: run the same command again to continue", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost boundary: one line for the user, exit code for scripts
         code = _explain(error)
+    if code == INTERRUPTED:  # typer may turn Ctrl-C into this code by itself
+        _fail("interrupted: run the same command again to continue", code)
     sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ def test_only_bad_files_is_exit_code_3_and_good_beside_bad_is_0(tmp_path: Path) 
         (["check", "{}/nothing-here"], 1, "omniloom build"),
         (["stats", "{}/nothing-here"], 1, "omniloom build"),
         (["train", "--corpus", "{}/nothing-here", "--run", "{}/run"], 1, "omniloom build"),
-        (["eval", "--run", "{}/no-run", "--corpus", "{}/nothing-here"], 1, "no-run"),
+        (["eval", "--run", "{}/no-run", "--corpus", "{}/nothing-here"], 1, "omniloom build"),
     ],
 )
 def test_what_goes_wrong_is_one_line_that_names_the_repair(
@@ -79,6 +80,23 @@ def test_what_goes_wrong_is_one_line_that_names_the_repair(
     assert len(complaint) == 1
     assert named in complaint[0]
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_build_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
+    for n in range(3):
+        make_clip(tmp_path / f"{n}.mp4", seconds=30, fps=25, size=(320, 240), tone_hz=300 + 100 * n)
+    words = ["build", *(str(tmp_path / f"{n}.mp4") for n in range(3)), "--out", str(tmp_path / "corpus"), "--json"]
+    command = [sys.executable, "-m", "omniloom.recipes.cli", *words, *SMALL]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / "corpus" / "shards").glob(".*.part")):
+        time.sleep(0.02)  # until the first shard is being written
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert "run the same command again" in complaint.splitlines()[-1]
+    done = omniloom(*words, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["corpus_samples"] == 45
 
 
 def test_check_is_silent_about_a_whole_corpus_and_exits_1_for_a_flipped_bit(corpus: Path, tmp_path: Path) -> None:
@@ -95,6 +113,12 @@ def test_check_is_silent_about_a_whole_corpus_and_exits_1_for_a_flipped_bit(corp
     broken = omniloom("check", copy, "--json")
     assert broken.returncode == 1
     assert {"shard", "key", "what"} <= set(json.loads(broken.stdout)["faults"][0])
+
+
+def test_a_run_that_is_not_there_is_named(corpus: Path, tmp_path: Path) -> None:
+    done = omniloom("eval", "--run", tmp_path / "no-run", "--corpus", corpus)
+    assert done.returncode == 1
+    assert "omniloom train --run" in done.stderr.splitlines()[-1]
 
 
 def test_stats_counts_what_is_there(corpus: Path) -> None:

@@ -73,6 +73,8 @@ def evaluate(
     run = Path(run)
     corpus = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
     chosen = None if split == "all" else split
+    if not (run / "recipe.json").is_file():
+        raise ValueError(f"{run} is no run, it has no recipe.json: train one with `omniloom train --run {run}`")
     settings = json.loads((run / "recipe.json").read_text())["train"]
     model = MiCo.from_pretrained(run)
     device = pick_device("auto")
