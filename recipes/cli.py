@@ -158,12 +158,13 @@ def evaluate(
 
     with bar("eval", "samples") as line:
         report = measure(run, corpus, split=split, on_progress=line.update)
-    if not json:
+    if json:
+        emit(report, json)
+    else:
+        from omniloom.recipes import show
         from omniloom.recipes.tables import show_retrieval
 
-        show_retrieval(report)
-    else:
-        emit(report, json)
+        show_retrieval(report, show.out)
 
 
 @app.command(epilog="Example: omniloom demo --out demo")
@@ -177,7 +178,7 @@ def demo(
     from omniloom.recipes.demo import demo as run
     from omniloom.recipes.show import emit
 
-    report = run(out, recipe or "demo", overrides or ())
+    report = run(out, recipe or "demo", overrides or (), quiet=json)
     if json:
         emit(report, json)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omniloom.recipes import config
-from omniloom.recipes.show import bar, duration, plain, say
+from omniloom.recipes.show import bar, duration, err, out, plain, say
 
 if TYPE_CHECKING:
     from omniloom.pipeline.jobs import BuildProgress
@@ -38,10 +38,11 @@ class DemoConfig:
             raise ValueError(f"a demo needs clips, got {self.train_clips = }, {self.test_clips = }")
 
 
-def demo(out: Path, recipe: str = "demo", overrides: Sequence[str] = ()) -> dict[str, Any]:
+def demo(folder: Path, recipe: str = "demo", overrides: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]:
     """Runs every stage and returns each one's report. Run again, it continues where it stopped.
 
-    `out` receives raw/ (the media), corpus/, run/, control/ and demo.png.
+    `folder` receives raw/ (the media), corpus/, run/, control/ and demo.png. `quiet` keeps the tables off standard
+    output.
     """
     size = config.section(recipe, "demo", DemoConfig, overrides)
     build = config.build_recipe(recipe, overrides)
@@ -50,7 +51,7 @@ def demo(out: Path, recipe: str = "demo", overrides: Sequence[str] = ()) -> dict
     reports: dict[str, Any] = {}
 
     with clock.stage("raw files", "generating scenes with sound, voice, captions and exact depth"):
-        sources = _raw_files(out / "raw", size)
+        sources = _raw_files(folder / "raw", size)
 
     with clock.stage("build", "raw video to shards"):
         from omniloom.pipeline.jobs import build as run_build
@@ -60,39 +61,41 @@ def demo(out: Path, recipe: str = "demo", overrides: Sequence[str] = ()) -> dict
             def show(at: BuildProgress) -> None:
                 line.update(at.done_sources, at.all_sources, f"{at.samples} samples, {at.dropped} dropped")
 
-            reports["build"] = run_build(build, sources, out / "corpus", on_progress=show)
+            reports["build"] = run_build(build, sources, folder / "corpus", on_progress=show)
 
     with clock.stage("train", f"MiCo, {training.train.steps} steps of {training.train.batch_size}"):
-        reports["train"] = _train("train", training, out / "corpus", out / "run")
+        reports["train"] = _train("train", training, folder / "corpus", folder / "run")
     if size.control:
         permuted = replace(training, train=replace(training.train, permute_captions=True))
         with clock.stage("control", "the same training on permuted captions: it must learn nothing that holds"):
-            reports["control"] = _train("control", permuted, out / "corpus", out / "control")
+            reports["control"] = _train("control", permuted, folder / "corpus", folder / "control")
 
     with clock.stage("eval", "retrieval among held-out scenes"):
         from omniloom.trainer.evaluate import evaluate
 
         with bar("eval", "samples") as line:
             reports["eval"] = evaluate(
-                out / "run",
-                out / "corpus",
+                folder / "run",
+                folder / "corpus",
                 split="test",
-                controls={"permuted captions": out / "control"} if size.control else {},
+                controls={"permuted captions": folder / "control"} if size.control else {},
                 on_progress=line.update,
             )
 
     with clock.stage("picture", "what went in, what came out"):
         from omniloom.recipes.picture import draw
 
-        draw(out / "corpus", out / "run", reports["eval"], out / "demo.png")
+        draw(folder / "corpus", folder / "run", reports["eval"], folder / "demo.png")
 
     from omniloom.recipes.tables import show_corpus, show_retrieval
 
-    show_corpus(out / "corpus")
-    show_retrieval(reports["eval"])
-    say(f"\n[bold]picture[/]  {out / 'demo.png'}\n[bold]corpus[/]   {out / 'corpus'}\n[bold]model[/]    {out / 'run'}")
+    console = err if quiet else out
+    show_corpus(folder / "corpus", console)
+    show_retrieval(reports["eval"], console)
+    where = {"picture": folder / "demo.png", "corpus": folder / "corpus", "model": folder / "run"}
+    say("\n" + "\n".join(f"[bold]{name:8}[/] {path}" for name, path in where.items()))
     say("[bold]seconds[/]  " + ", ".join(f"{name} {duration(spent)}" for name, spent in clock.spent.items()))
-    return {**plain(reports), "seconds": plain(clock.spent), "picture": str(out / "demo.png")}
+    return {**plain(reports), "seconds": plain(clock.spent), "picture": str(folder / "demo.png")}
 
 
 def _raw_files(raw: Path, size: DemoConfig) -> list[str]:

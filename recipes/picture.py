@@ -16,11 +16,11 @@ from omniloom.pipeline.corpus import Corpus, open_corpus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import SubFigure
 
 ROWS = 4
 FRAMES_SHOWN = 4
-INK, ACCENT, MUTED = "#1f2430", "#2a6fdb", "#9aa3b2"
+INK, ACCENT, MUTED, CHANCE = "#1f2430", "#2a6fdb", "#9aa3b2", "#d9480f"
 
 
 def draw(corpus: Path, run: Path, report: Mapping[str, Any], out: Path) -> None:
@@ -31,13 +31,16 @@ def draw(corpus: Path, run: Path, report: Mapping[str, Any], out: Path) -> None:
     from matplotlib import pyplot
 
     samples = _worth_showing(open_corpus(corpus))
-    figure = pyplot.figure(figsize=(15, 2.35 * len(samples) + 3.6), facecolor="white", layout="constrained")
-    grid = figure.add_gridspec(len(samples) + 1, 9, height_ratios=[1.0] * len(samples) + [1.35])
+    figure = pyplot.figure(figsize=(15, 1.4 * len(samples) + 3.6), facecolor="white", layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.4 * len(samples), 3.4])
+    above, below = parts
+    grid = above.add_gridspec(len(samples), 9, width_ratios=[1] * 8 + [1.8])
     for row, sample in enumerate(samples):
-        _draw_sample(figure, grid, row, sample, head=row == 0)
-    _draw_loss(figure.add_subplot(grid[len(samples), :4]), run)
-    _draw_retrieval(figure.add_subplot(grid[len(samples), 5:]), report)
-    figure.savefig(out, dpi=110)
+        _draw_sample(above, grid, row, sample, head=row == 0)
+    loss, retrieval = below.subplots(1, 2)
+    _draw_loss(loss, run)
+    _draw_retrieval(retrieval, report)
+    figure.savefig(out, dpi=90, pil_kwargs={"compress_level": 9})
     pyplot.close(figure)
 
 
@@ -55,7 +58,7 @@ def _worth_showing(corpus: Corpus) -> list[Sample]:
     return [corpus[key] for key in ([*keys, real] if real else list(chosen.values())[:ROWS])]
 
 
-def _draw_sample(figure: Figure, grid: Any, row: int, sample: Sample, *, head: bool) -> None:
+def _draw_sample(figure: SubFigure, grid: Any, row: int, sample: Sample, *, head: bool) -> None:
     values = {name: read(load(name), part) for name, part in sample.parts.items() if name != "video"}
 
     def axes(column: int | slice, title: str) -> Axes:
@@ -132,10 +135,10 @@ def _draw_words(ax: Axes, values: Mapping[str, Any]) -> None:
     lines: list[str] = []
     if (caption := values.get("caption")) is not None:
         texts = caption.omni or caption.visual or caption.audio
-        lines += textwrap.wrap(texts[0].text, 34)[:6]
+        lines += textwrap.wrap(texts[0].text, 46)[:7]
     if (transcript := values.get("transcript")) is not None:
         said = " ".join(segment.text.strip() for segment in transcript.segments)
-        lines += ["", *textwrap.wrap(f"“{said}”", 34)[:4]]
+        lines += ["", *textwrap.wrap(f"“{said}”", 46)[:3]]
     ax.text(
         0, 1, "\n".join(lines) or "none", va="top", fontsize=7, color=INK if lines else MUTED, transform=ax.transAxes
     )
@@ -155,20 +158,25 @@ def _draw_loss(ax: Axes, run: Path) -> None:
 
 
 def _draw_retrieval(ax: Axes, report: Mapping[str, Any]) -> None:
-    names = [name for name in report["retrieval"] if name.startswith("t->")]
-    scores = [100 * report["retrieval"][name]["r1"] for name in names]
-    places = range(len(names))
-    ax.barh(places, scores, color=ACCENT, height=0.62)
-    for place, score in zip(places, scores, strict=True):
-        ax.text(score, place, f" {score:.1f}", va="center", fontsize=8, color=INK)
+    found = {name: scores["r1"] for name, scores in report["retrieval"].items() if name.startswith("t->")}
+    names = sorted(found, key=lambda name: (len(name), name))
+    bars = [(name.replace("->", " → "), found[name], ACCENT) for name in names]
+    best = max(names, key=lambda name: found[name])
+    for control, scores in report["controls"].items():
+        bars.append((f"{best.replace('->', ' → ')}, {control}", scores[best]["r1"], MUTED))
+    places = range(len(bars))
+    ax.barh(places, [100 * score for _, score, _ in bars], color=[colour for *_, colour in bars], height=0.62)
+    for place, (_, score, _) in zip(places, bars, strict=True):
+        ax.text(100 * score, place, f" {100 * score:.1f}", va="center", fontsize=8, color=INK)
     chance = 100 * report["chance"]["r1"]
-    ax.axvline(chance, color="#d9480f", linewidth=1.2, linestyle="--")
-    ax.text(chance, -0.75, f" chance {chance:.2g}", fontsize=8, color="#d9480f", va="center")
-    ax.set_yticks(places, [name.replace("->", " → ") for name in names], fontsize=8)
-    ax.invert_yaxis()
+    ax.axvline(chance, color=CHANCE, linewidth=1.2, linestyle="--")
+    ax.text(chance, len(bars) - 0.42, f"  chance {chance:.2g}", fontsize=8, color=CHANCE, va="center")
+    ax.set_yticks(places, [label for label, *_ in bars], fontsize=8)
+    ax.set_ylim(len(bars) - 0.2, -0.6)
     title = f"text finds the clip among {report['n']} held-out ones: recall at 1, %"
     ax.set_title(title, fontsize=10, loc="left", fontweight="bold", color=INK)
     _quiet(ax)
+    ax.set_xlabel("t text, v frames, a sound, d depth, n normals, p points", fontsize=8, color=INK)
 
 
 def _quiet(ax: Axes) -> None:

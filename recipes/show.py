@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 PLAIN_EVERY_S = 5.0
 """Seconds between lines where there is no terminal."""
 
@@ -90,7 +91,7 @@ def emit(result: Any, as_json: bool) -> None:
     grid = Table.grid(padding=(0, 2))
     for key, value in values.items():
         grid.add_row(f"[bold]{key.replace('_', ' ')}", _cell(value))
-    Console(highlight=False).print(grid)
+    out.print(grid)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from omniloom.recipes.show import table
 Scores = Mapping[str, float]
 
 
-def show_corpus(corpus: Path) -> None:
+def show_corpus(corpus: Path, console: Console) -> None:
     """Prints hours, and how many samples have each modality in how many bytes."""
     stats = open_corpus(corpus).stats()
     rows = [
@@ -29,12 +28,14 @@ def show_corpus(corpus: Path) -> None:
     ]
     title = f"{stats['samples']:,} samples, {60 * stats['hours']:.1f} minutes, {stats['shards']} shards"
     drops = ", ".join(f"{count} {reason}" for reason, count in stats["drops"].items())
-    _print(table(title, ["modality", "samples", "share", "bytes"], rows), f"dropped: {drops or 'nothing'}")
+    console.print(table(title, ["modality", "samples", "share", "bytes"], rows))
+    console.print(f"dropped: {drops or 'nothing'}")
 
 
-def show_retrieval(report: Mapping[str, Any]) -> None:
+def show_retrieval(report: Mapping[str, Any], console: Console) -> None:
     """Prints recall among held-out clips per combination, before and after re-ranking, beside chance and controls."""
-    _print(*retrieval_tables(report))
+    for part in retrieval_tables(report):
+        console.print(part)
 
 
 def retrieval_tables(report: Mapping[str, Any]) -> list[Any]:
@@ -44,15 +45,14 @@ def retrieval_tables(report: Mapping[str, Any]) -> list[Any]:
         rows.append([_arrow(name), *_cells(report["retrieval"][name]), _interval(report["ci95"].get(name))])
         if name in report["reranked"]:
             rows.append([f"{_arrow(name)}, re-ranked", *_cells(report["reranked"][name]), ""])
+    asked = [name for name in report["retrieval"] if name.startswith("t->")]
+    best = max(asked, key=lambda name: report["retrieval"][name]["r1"])
     for control, found in report["controls"].items():
-        best = max((name for name in found if name.startswith("t->")), key=lambda name: found[name]["r1"], default=None)
-        if best is not None:
-            rows.append([f"{_arrow(best)}, {control}", *_cells(found[best]), "control"])
+        rows.append([f"{_arrow(best)}, {control}", *_cells(found[best]), "control"])
     rows.append(["chance", *_cells(report["chance"]), ""])
     header = ["query -> target", "R@1 %", "R@5 %", "R@10 %", "median rank", "R@1, 95 % interval"]
-    letters = "t text, v frames, a sound, d depth, n normals, p points"
-    title = f"Retrieval among {report['n']} held-out clips ({letters})"
-    lines: list[Any] = [table(title, header, rows)]
+    lines: list[Any] = [table(f"Retrieval among {report['n']} held-out clips", header, rows)]
+    lines.append("t text, v frames, a sound, d depth, n normals, p points")
     lines += [f"matching {clip}: AUC {values['auc']:.3f}" for clip, values in report["matching"].items()]
     for clip, values in report["caption"].items():
         cider = f", CIDEr {values['cider']:.3f}" if "cider" in values else ""
@@ -79,9 +79,3 @@ def _arrow(name: str) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
-
-
-def _print(*parts: Any) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    for part in parts:
-        console.print(part)
