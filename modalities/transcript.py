@@ -99,7 +99,7 @@ def listen(sound: Iterable[SoundBlock], config: Config, ask: Ask) -> list[Transc
     """
     (ref,) = models(config)
     heard: list[Transcript] = []
-    for stretch in _stretches(sound):
+    for stretch in stretches(sound):
         answer = ask(ref, stretch.samples, _RATE_HZ)
         if answer:
             heard.append(_shifted(_plain(answer), stretch.start_ns / NS_PER_S))
@@ -158,7 +158,7 @@ def example(rng: np.random.Generator) -> Transcript:
     return Transcript("en", (Segment(start, start + 1, "Hello Grüße.", words), Segment(start + 2, start + 3, "Yes.")))
 
 
-def _stretches(sound: Iterable[SoundBlock]) -> Iterator[SoundBlock]:
+def stretches(sound: Iterable[SoundBlock]) -> Iterator[SoundBlock]:
     """The sound in stretches of at most STRETCH_S; silence fills what the blocks leave out."""
     start_ns: int | None = None
     blocks: list[np.ndarray] = []
@@ -220,8 +220,9 @@ def _within(heard: Sequence[Transcript], start_s: float, duration_s: float) -> T
     """What is said between the clip's edges, from the clip's start, to the millisecond; None if nothing is."""
 
     def moment(seconds: float, earliest: float) -> float:
-        return round(min(max(seconds - start_s, earliest), duration_s), 3)
+        return min(round(max(seconds - start_s, earliest), 3), last_ms / 1000)
 
+    last_ms = int(duration_s * 1000)  # the last whole millisecond: none lies beyond the clip
     segments: list[Segment] = []
     for said in (segment for transcript in heard for segment in transcript.segments):
         words: list[Word] = []
