@@ -6,13 +6,14 @@ Shapes: B samples, N images of all kinds together, P tokens of an image, W the t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from omniloom.modalities import load, short_name
-from omniloom.trainer._timm import timm
+from omniloom.modalities.models._torchvision import mend_torchvision
 from omniloom.trainer.stems import MelImages, PatchStem, PointStem
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def build_vit(config: MiCoConfig) -> Any:
 
     Raises ValueError for backbones of another class.
     """
-    package = timm()
-    kind = package.models.vision_transformer.VisionTransformer
+    mend_torchvision()  # timm imports it
+    timm: Any = import_module("timm")
+    kind = timm.models.vision_transformer.VisionTransformer
     if not config.backbone:
         return kind(
             img_size=config.image_px,
@@ -42,7 +44,7 @@ def build_vit(config: MiCoConfig) -> Any:
             global_pool="",
         )
     local = {"file": config.backbone_weights} if config.backbone_weights else None
-    vit = package.create_model(
+    vit = timm.create_model(
         config.backbone,
         pretrained=config.backbone_pretrained or local is not None,
         pretrained_cfg_overlay=local,
