@@ -157,6 +157,23 @@ def test_a_model_in_an_actor_answers_as_it_does_here(tmp_path: Path) -> None:
     assert json.loads(sample.parts["transcript"].data)["segments"]
 
 
+def test_a_cluster_of_two_nodes_builds_the_same_shards_by_its_address(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    raw = media(tmp_path / "raw", count=4)
+    here([raw], tmp_path / "one", units=UnitsConfig(max_sources=1))
+    import ray
+
+    ray.shutdown()  # the session of the tests above: a driver belongs to one cluster
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        build(recipe(), [str(raw)], tmp_path / "many", units=UnitsConfig(max_sources=1), address=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "many") != {}
+
+
 def test_a_build_killed_at_any_moment_is_finished_by_the_same_command(tmp_path: Path) -> None:
     raw = media(tmp_path / "raw", count=4)
     here([raw], tmp_path / "whole", units=UnitsConfig(max_sources=1))

@@ -86,7 +86,9 @@ def test_an_interrupted_build_says_how_to_go_on_and_goes_on(tmp_path: Path) -> N
     for n in range(3):
         make_clip(tmp_path / f"{n}.mp4", seconds=30, fps=25, size=(320, 240), tone_hz=300 + 100 * n)
     words = ["build", *(str(tmp_path / f"{n}.mp4") for n in range(3)), "--out", str(tmp_path / "corpus"), "--json"]
-    command = [sys.executable, "-m", "omniloom.recipes.cli", *words, *SMALL]
+    # Whoever runs the tests in the background may have made them, and so this child, deaf to Ctrl-C.
+    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{hearing}; from omniloom.recipes.cli import main; main()", *words, *SMALL]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list((tmp_path / "corpus" / "shards").glob(".*.part")):
         time.sleep(0.02)  # until the first shard is being written

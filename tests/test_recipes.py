@@ -85,7 +85,7 @@ def test_the_recipe_hash_follows_what_decides_a_sample_and_nothing_else() -> Non
     same = build_recipe(None), build_recipe("build", ["clips.length_s=10"])
     assert same[0].hash == same[1].hash
     assert build_recipe(None, ["clips.length_s=11"]).hash != same[0].hash
-    assert build_recipe(None, ["audio.sample_rate_hz=16000"]).hash == same[0].hash
+    assert build_recipe(None, ["frames.per_second=2"]).hash == same[0].hash
 
 
 def test_a_recipe_comes_back_from_its_plain_values() -> None:
