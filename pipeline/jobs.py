@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -171,6 +172,20 @@ def _identify_each(paths: Sequence[str]) -> list[SourceId | Drop]:
     return ids
 
 
+def share_out(gpus: float, wanted: Sequence[float], cpus: int) -> list[tuple[float, int]]:
+    """(fraction of a GPU, number of actors) for each model, given the fraction that each asks for.
+
+    Together they never ask for more than there is: an actor that no node can hold would be waited for, for ever.
+    Without GPUs each model gets an actor a core.
+    """
+    if not gpus:
+        return [(0.0, cpus) for _ in wanted]
+    each = gpus / max(1, len(wanted))
+    # Ray counts in ten-thousandths, and an actor's GPU lies on one card.
+    shares = [min(ask, math.floor(1e4 * each) / 1e4, 1.0) for ask in wanted]
+    return [(share, max(1, int(each / share))) for share in shares]
+
+
 # --- where the work runs --------------------------------------------------------------------------------------
 
 
@@ -197,15 +212,16 @@ class _OnRay:
 
         resources = ray.cluster_resources()
         self._cpus = max(1, int(resources.get("CPU", 1)))
-        self._actors = {ref: self._start_actors(ref, resources.get("GPU", 0.0)) for ref in recipe.models()}
+        refs = recipe.models()
+        shares = share_out(resources.get("GPU", 0.0), [family_of(ref).GPUS for ref in refs], self._cpus)
+        self._actors = {ref: self._start_actors(ref, *share) for ref, share in zip(refs, shares, strict=True)}
 
-    def _start_actors(self, ref: ModelRef, gpus: float) -> list[Any]:
+    @staticmethod
+    def _start_actors(ref: ModelRef, gpus: float, count: int) -> list[Any]:
         import ray
 
-        share: float = family_of(ref).GPUS if gpus else 0.0
         # On CPUs an actor claims no slot: the task that waits for its answer leaves its own core idle meanwhile.
-        count = max(1, int(gpus / share)) if share else self._cpus
-        actor = ray.remote(_ModelActor).options(num_cpus=0, num_gpus=share, max_restarts=3, max_task_retries=3)
+        actor = ray.remote(_ModelActor).options(num_cpus=0, num_gpus=gpus, max_restarts=3, max_task_retries=3)
         return [actor.remote(ref) for _ in range(count)]
 
     def identify_all(self, paths: Sequence[str]) -> Iterable[SourceId | Drop]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from omniloom import open_corpus
-from omniloom.pipeline.jobs import BuildReport, build, ray_session
+from omniloom.pipeline.jobs import BuildReport, build, ray_session, share_out
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.units import UnitsConfig
 from omniloom.recipes.config import build_recipe
@@ -127,6 +127,16 @@ def test_every_time_of_a_sample_lies_inside_its_clip(tmp_path: Path) -> None:
         assert row["end_ns"] - row["start_ns"] == row["duration_ns"]
         assert all(0 <= pts < row["duration_ns"] for pts in row["frames"]["pts_ns"])
         assert row["frames"]["pts_ns"] == sorted(row["frames"]["pts_ns"])
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2, 8])
+@pytest.mark.parametrize("wanted", [[], [0.25], [0.25, 0.25], [0.25] * 7, [1.0, 0.1], [0.5, 0.5, 1.0]])
+def test_models_never_ask_for_more_gpus_than_there_are_and_each_gets_an_actor(gpus: float, wanted: list[float]) -> None:
+    shares = share_out(gpus, wanted, cpus=4)
+    assert len(shares) == len(wanted)
+    assert all(count >= 1 for _, count in shares)
+    assert sum(share * count for share, count in shares) <= gpus
+    assert all(0 < share <= ask for (share, _), ask in zip(shares, wanted, strict=True)) or not gpus
 
 
 @pytest.fixture(scope="module")
