@@ -110,6 +110,7 @@ def one_pass(source: Path, folder: Path, *, proxy: bool) -> list[str]:
     outputs = ["-map", "[frames]", "-c:v", "mjpeg", "-q:v", "3", str(folder / "frames.mov")]
     if proxy:
         outputs += ["-map", "[proxy]", "-map", "0:a", "-c:v", "libx264", "-preset", "veryfast", "-threads", "1"]
+        outputs += ["-crf", "28", "-ac", "1", "-ar", "16000", "-b:a", "48k"]  # as the recipe's own proxy
         outputs += ["-c:a", "aac", str(folder / "proxy.mp4")]
     else:
         graph = "[0:v]fps=2,scale=-2:256:flags=bilinear[frames]"
