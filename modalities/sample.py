@@ -66,7 +66,9 @@ class Sample:
     parts: Mapping[str, Part]
     """By modality name."""
     facts: Mapping[str, Fact] = field(default_factory=dict[str, Fact])
-    """About the sample as a whole: audio_offset_ns, av_check, language, split, scores."""
+    """About the sample as a whole: audio_offset_ns, av_check, language, split."""
+    signals: Mapping[str, Fact] = field(default_factory=dict[str, Fact])
+    """Cheap measures of the clip: motion, loudness, ... (`pipeline/signals.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

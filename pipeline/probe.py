@@ -30,6 +30,16 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsConfig:
+    """Which streams of a file are read."""
+
+    video: str = "best"
+    """ "best" (most pixels), an index in the file ("2"), or a language ("eng")."""
+    audio: str = "best"
+    """ "best" (the main one, of highest rate), an index, a language, or "none"."""
+
+
+@dataclass(frozen=True, slots=True)
 class VideoTrack:
     """The video stream that is read: the one with most pixels that is no cover picture."""
 
@@ -108,7 +118,7 @@ def open_media(path: str) -> InputContainer:
         raise Rejected("probe", _why_not_media(path), say(error)) from error
 
 
-def probe(path: str) -> VideoInfo:
+def probe(path: str, streams: StreamsConfig | None = None) -> VideoInfo:
     """The file's streams and clocks.
 
     Raises Rejected("probe", reason) with the reasons of `open_media` and: no-streams (none that is media),

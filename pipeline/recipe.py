@@ -11,7 +11,9 @@ from typing import Any
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Modality, ModelRef
 from omniloom.pipeline.clips import ClipsConfig
+from omniloom.pipeline.probe import StreamsConfig
 from omniloom.pipeline.sidecar import FORMAT_VERSION
+from omniloom.pipeline.signals import SignalsConfig
 
 DEFAULT_MODALITIES = ("frames", "video", "audio", "transcript", "caption", "depth", "normal", "points")
 
@@ -25,6 +27,8 @@ class BuildRecipe:
     require: tuple[str, ...] = ("frames",)
     """A clip that lacks one of these is dropped."""
     clips: ClipsConfig = field(default_factory=ClipsConfig)
+    streams: StreamsConfig = field(default_factory=StreamsConfig)
+    signals: SignalsConfig = field(default_factory=SignalsConfig)
     sections: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The `Config` of each modality, by short name; a missing one means its defaults."""
     test_fraction: float = 0.1
@@ -81,6 +85,8 @@ class BuildRecipe:
             "modalities": list(self.modalities),
             "require": list(self.require),
             "clips": asdict(self.clips),
+            "streams": asdict(self.streams),
+            "signals": asdict(self.signals),
             "test_fraction": self.test_fraction,
             **{name: asdict(self.sections[name]) for name in sorted(map(short_name, self.modalities))},
         }
@@ -93,6 +99,8 @@ def recipe_from(values: Mapping[str, Any]) -> BuildRecipe:
         modalities=tuple(modalities),
         require=tuple(values["require"]),
         clips=ClipsConfig(**values["clips"]),
+        streams=StreamsConfig(**values["streams"]),
+        signals=SignalsConfig(**values["signals"]),
         test_fraction=values["test_fraction"],
         sections={short_name(name): load(name).Config(**values[short_name(name)]) for name in modalities},
     )

@@ -41,7 +41,9 @@ def recipe_names() -> list[str]:
 def build_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> BuildRecipe:
     """The build a recipe describes. Raises `RecipeError`."""
     from omniloom.pipeline.clips import ClipsConfig
+    from omniloom.pipeline.probe import StreamsConfig
     from omniloom.pipeline.recipe import DEFAULT_MODALITIES, BuildRecipe
+    from omniloom.pipeline.signals import SignalsConfig
 
     filled = _fill(recipe or "build", overrides)
     modalities = tuple(filled.get("modalities") or DEFAULT_MODALITIES)
@@ -49,13 +51,16 @@ def build_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> BuildReci
         known = {**{name: load(name).Config for name in names()}, **{short_name(m): load(m).Config for m in modalities}}
     except (ValueError, ModuleNotFoundError) as error:
         raise RecipeError(f"modalities: {error}") from error
-    typed = _typed(filled, {"clips": ClipsConfig, **known}, plain=_BUILD_KEYS, others=_OTHER_VERBS)
+    own = {"clips": ClipsConfig, "streams": StreamsConfig, "signals": SignalsConfig}
+    typed = _typed(filled, {**own, **known}, plain=_BUILD_KEYS, others=_OTHER_VERBS)
     chosen = {short_name(name) for name in modalities}
     try:
         return BuildRecipe(
             modalities=modalities,
             require=tuple(filled.get("require", BuildRecipe.require)),
             clips=typed["clips"],
+            streams=typed["streams"],
+            signals=typed["signals"],
             sections={name: typed[name] for name in known if name in chosen},
             test_fraction=float(filled.get("test_fraction", BuildRecipe.test_fraction)),
         )
@@ -73,7 +78,7 @@ def train_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> TrainReci
         filled,
         {"model": MiCoConfig, "train": TrainConfig},
         plain=_BUILD_KEYS,
-        others=("clips", "demo", *names(), *map(short_name, filled.get("modalities") or ())),
+        others=("clips", "streams", "signals", "demo", *names(), *map(short_name, filled.get("modalities") or ())),
     )
     return TrainRecipe(model=typed["model"], train=typed["train"])
 
