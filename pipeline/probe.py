@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,18 @@ _OPEN_TIMEOUT_S = 60.0
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
+# ISO 639-1 codes and the ISO 639-2 codes (terminological, bibliographic) that mean the same.
+_LANGUAGES = (
+    "af afr,ar ara,be bel,bg bul,bn ben,bo bod tib,bs bos,ca cat,cs ces cze,cy cym wel,da dan,de deu ger,el ell gre,"
+    "en eng,es spa,et est,eu eus baq,fa fas per,fi fin,fr fra fre,ga gle,gl glg,gu guj,he heb,hi hin,hr hrv,hu hun,"
+    "hy hye arm,id ind,is isl ice,it ita,ja jpn,ka kat geo,kk kaz,km khm,kn kan,ko kor,la lat,lo lao,lt lit,lv lav,"
+    "mk mkd mac,ml mal,mn mon,mr mar,ms msa may,my mya bur,ne nep,nl nld dut,no nor nb nob nn nno,pa pan,pl pol,"
+    "ps pus,pt por,ro ron rum,ru rus,sa san,si sin,sk slk slo,sl slv,sq sqi alb,sr srp,sv swe,sw swa,ta tam,te tel,"
+    "th tha,tl tgl fil,tr tur,uk ukr,ur urd,uz uzb,vi vie,zh zho chi cmn,zu zul"
+)
+_LANGUAGE = {code: codes.split()[0] for codes in _LANGUAGES.split(",") for code in codes.split()}
+
+
 @dataclass(frozen=True, slots=True)
 class StreamsConfig:
     """Which streams of a file are read."""
@@ -38,10 +51,21 @@ class StreamsConfig:
     audio: str = "best"
     """ "best" (the main one, of highest rate), an index, a language, or "none"."""
 
+    def __post_init__(self) -> None:
+        for name, also in (("video", ""), ("audio", ', or "none"')):
+            value = getattr(self, name)
+            known = value == "best" or (value == "none" and also)
+            if known or re.fullmatch(r"[0-9]{1,4}|[A-Za-z]{2,3}(-[A-Za-z0-9-]+)?", str(value)):
+                continue
+            raise ValueError(
+                f'streams.{name} is "best", the index of a stream in the file ("2"), a language by its code '
+                f'("en", "eng"){also}; got {value!r}'
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class VideoTrack:
-    """The video stream that is read: the one with most pixels that is no cover picture."""
+    """The video stream that is read, never a cover picture."""
 
     index: int
     codec: str
@@ -60,7 +84,7 @@ class VideoTrack:
 
 @dataclass(frozen=True, slots=True)
 class AudioTrack:
-    """The audio stream that is read: the main one, of highest rate."""
+    """The audio stream that is read."""
 
     index: int
     codec: str
@@ -81,7 +105,7 @@ class VideoInfo:
     video: VideoTrack | None
     audio: AudioTrack | None
     subtitle_index: int | None
-    """The first text subtitle stream, if any."""
+    """The first text subtitle stream, if any: of the audio's language if `StreamsConfig` asks for one."""
     cut_short: bool
     """Whether the container states more bytes than the file has: a broken download or recording."""
 
@@ -119,21 +143,21 @@ def open_media(path: str) -> InputContainer:
 
 
 def probe(path: str, streams: StreamsConfig | None = None) -> VideoInfo:
-    """The file's streams and clocks.
+    """The file's streams and clocks; of several videos and sounds the ones that `streams` asks for.
 
     Raises Rejected("probe", reason) with the reasons of `open_media` and: no-streams (none that is media),
-    unknown-codec, encrypted, too-large-picture.
+    no-such-stream (none that `streams` asks for), unknown-codec, encrypted, too-large-picture.
     """
     import av.error
 
     try:
         with open_media(path) as container:
-            return _describe(path, container)
+            return _describe(path, container, streams or StreamsConfig())
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise Rejected("probe", "not-media", say(error)) from error
 
 
-def _describe(path: str, container: InputContainer) -> VideoInfo:
+def _describe(path: str, container: InputContainer, wanted: StreamsConfig) -> VideoInfo:
     streams: list[Any] = list(container.streams)
     playable = [stream for stream in streams if stream.type in ("video", "audio") and not _is_cover(stream)]
     known = [stream for stream in playable if stream.codec_context is not None]
@@ -143,25 +167,20 @@ def _describe(path: str, container: InputContainer) -> VideoInfo:
     if not known:
         tags = ", ".join(sorted({f"{stream.type} {stream.id:#x}" for stream in playable}))
         raise Rejected("probe", "unknown-codec", f"no decoder for {tags}")
-    sealed = [stream for stream in known if _tag(stream) in ("encv", "enca", "drmi", "drms")]
-    if sealed:
-        raise Rejected("probe", "encrypted", f"stream {sealed[0].index} is protected ({_tag(sealed[0])})")
-
     videos = [stream for stream in known if stream.type == "video" and stream.width > 0 and stream.height > 0]
-    video = max(videos, key=lambda stream: stream.width * stream.height, default=None)  # the first on ties
+    audios = [stream for stream in known if stream.type == "audio" and (stream.sample_rate or 0) > 0]
+    # The first on ties.
+    video = max(_asked_for("video", wanted.video, videos, streams), key=lambda s: s.width * s.height, default=None)
+    audio = max(_asked_for("audio", wanted.audio, audios, streams), key=_audio_rank, default=None)
+    for chosen in (video, audio):
+        if chosen is not None and _tag(chosen) in ("encv", "enca", "drmi", "drms"):
+            raise Rejected("probe", "encrypted", f"stream {chosen.index} is protected ({_tag(chosen)})")
     if video is not None and video.width * video.height > MAX_PIXELS:
         raise Rejected("probe", "too-large-picture", f"{video.width}x{video.height} exceeds {MAX_PIXELS} pixels")
-    audios = [stream for stream in known if stream.type == "audio" and (stream.sample_rate or 0) > 0]
-    audio = max(audios, key=_audio_rank, default=None)
     if video is None and audio is None:
         raise Rejected("probe", "no-streams", "no stream states a picture size or a sample rate")
-    texts = [
-        stream.index
-        for stream in streams
-        if stream.type == "subtitle"
-        and stream.codec_context is not None
-        and stream.codec_context.name in TEXT_SUBTITLES
-    ]
+    texts = [s for s in streams if s.type == "subtitle" and s.codec_context and s.codec_context.name in TEXT_SUBTITLES]
+    spoken = [stream for stream in texts if _same_language(stream.language, wanted.audio)]
     duration = container.duration
     return VideoInfo(
         path=path,
@@ -170,9 +189,41 @@ def _describe(path: str, container: InputContainer) -> VideoInfo:
         duration_ns=duration * 1000 if duration and duration > 0 else None,
         video=_video_track(video, container) if video is not None else None,
         audio=_audio_track(audio) if audio is not None else None,
-        subtitle_index=texts[0] if texts else None,
+        subtitle_index=(spoken or texts)[0].index if texts else None,
         cut_short=_is_cut_short(path),
     )
+
+
+def _asked_for(kind: str, wish: str, able: list[Any], streams: list[Any]) -> list[Any]:
+    """Those of the decodable streams of a kind that a wish of `StreamsConfig` allows."""
+    if wish == "none":
+        return []
+    if wish == "best":
+        return able
+    found = [s for s in able if (s.index == int(wish) if wish.isdigit() else _same_language(s.language, wish))]
+    if not found:
+        listed = "; ".join(map(_in_words, streams[:MAX_STREAMS]))
+        raise Rejected("probe", "no-such-stream", f"streams.{kind}={wish}, but the file has {listed}")
+    return found
+
+
+def _same_language(tag: str | None, wish: str) -> bool:
+    """Whether two codes mean one language: "en", "eng" and "en-US" do."""
+    ours, theirs = ((code or "").lower().split("-")[0] for code in (wish, tag))
+    return bool(theirs) and _LANGUAGE.get(theirs, theirs) == _LANGUAGE.get(ours, ours)
+
+
+def _in_words(stream: Any) -> str:
+    """A stream in a few words, for those who choose one: "3 video h264 480x270 eng"."""
+    codec = stream.codec_context
+    words = [str(stream.index), stream.type, codec.name if codec else "(no decoder)"]
+    if codec and stream.type == "video":
+        words.append(f"{stream.width}x{stream.height}")
+    elif codec and stream.type == "audio":
+        words.append(f"{stream.sample_rate} Hz")
+    if _is_cover(stream):
+        words.append("(a cover picture)")
+    return " ".join([*words, stream.language or ""]).strip()
 
 
 def _video_track(stream: Any, container: InputContainer) -> VideoTrack:
