@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from omniloom.pipeline.commit import unfinished_files
-from omniloom.pipeline.corpus import Corpus, open_corpus, part_facts, sample_facts
+from omniloom.pipeline.corpus import Corpus, open_corpus, part_facts, sample_facts, sample_signals
 from omniloom.pipeline.shard import ShardPaths, shard_paths
 from omniloom.pipeline.sidecar import Record, read_drops, read_sidecar
 
@@ -172,12 +172,14 @@ def _json_faults(row: Mapping[str, Any], data: bytes, suffixes: Mapping[str, str
         "end_ns": row["end_ns"],
         "time_base": row["time_base"],
         "facts": sample_facts(row),
+        "signals": sample_signals(row),
         "parts": {
             name: part_facts(row[name], provenance=True)
             for name in suffixes
             if name != "json" and row[name] is not None
         },
     }
+    stored.setdefault("signals", {})  # there were none in the first corpora
     for name, value in from_row.items():
         if stored.get(name) != value:
             yield f"json and sidecar disagree about {name}"

@@ -176,6 +176,9 @@ class Corpus:
         table = self._read(wanted if split is None or "split" in wanted else [*wanted, "split"])
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
+        if "signals" in wanted and "signals" not in table.column_names:  # the first corpora had none
+            kind = schema.field("signals").type
+            table = table.append_column("signals", pa.nulls(len(table), kind))
         return table.select(wanted)
 
     def drops(self) -> pa.Table:
@@ -242,6 +245,7 @@ class Corpus:
             time_base=row["time_base"],
             parts=LazyParts(tar, {name: row[name] for name in names}, self._reader),
             facts=sample_facts(row),
+            signals=sample_signals(row),
         )
 
 
@@ -266,6 +270,11 @@ class LazyParts(Mapping[str, Part]):
 def sample_facts(row: Mapping[str, Any]) -> dict[str, Any]:
     """Facts about the sample as a whole, from its sidecar row."""
     return known({name: row[name] for name in CORE_FACTS}) | json.loads(row["facts"] or "{}")
+
+
+def sample_signals(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Cheap measures of the sample, from its sidecar row; none in corpora from before they were taken."""
+    return known(row.get("signals") or {})
 
 
 def part_facts(column: Mapping[str, Any], provenance: bool = False) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from omniloom.pipeline.sidecar import (
     read_sidecar,
     sidecar_bytes,
 )
+from omniloom.pipeline.signals import SIGNALS
 from omniloom.pipeline.tar import TarWriter
 
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -146,6 +147,7 @@ def sample_json(sample: Sample) -> bytes:
             "end_ns": sample.clip.end_ns,
             "time_base": sample.time_base,
             "facts": _own_facts(sample),
+            "signals": known(sample.signals),
             "parts": {name: known(part.facts) for name, part in sample.parts.items()},
         }
     )
@@ -171,6 +173,11 @@ def _add_sample(tar: TarWriter, sample: Sample, unit: int, modules: Mapping[str,
         raise ValueError(
             f"sample {sample.key} has parts {unknown} that the corpus does not list: add them to its modalities"
         )
+    undeclared = sorted(set(sample.signals) - set(SIGNALS))
+    if undeclared:
+        raise ValueError(
+            f"sample {sample.key} has signals {undeclared}: declare them in SIGNALS of pipeline/signals.py"
+        )
     members: dict[str, tuple[str, bytes]] = {
         modules[name].suffix: (name, part.data) for name, part in sample.parts.items()
     }
@@ -194,6 +201,7 @@ def _add_sample(tar: TarWriter, sample: Sample, unit: int, modules: Mapping[str,
         "time_base": sample.time_base,
         **core,
         "facts": canonical_json(facts).decode() if facts else None,
+        "signals": known(sample.signals) or None,
         **columns,
     }
 

@@ -18,6 +18,7 @@ import xxhash
 
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import FactType
+from omniloom.pipeline.signals import SIGNALS
 
 FORMAT_VERSION = 1
 
@@ -81,7 +82,7 @@ class Record:
 
 
 def schema_of(modalities: Sequence[str]) -> pa.Schema:
-    """Columns of a sidecar: the same for every shard of a corpus. A modality's struct is null where it is absent."""
+    """Columns of a sidecar: the same for every shard of a corpus. A struct is null where there is none of it."""
     parts = {short_name(name): load(name).facts for name in modalities}
     return pa.schema(
         [
@@ -95,6 +96,7 @@ def schema_of(modalities: Sequence[str]) -> pa.Schema:
             ("time_base", pa.string()),
             *CORE_FACTS.items(),
             ("facts", pa.string()),
+            ("signals", pa.struct(_fields(SIGNALS))),
             ("json", pa.struct(_MEMBER)),
             *((name, pa.struct([*_PART, ("params", pa.string()), *_fields(facts)])) for name, facts in parts.items()),
         ]

@@ -35,7 +35,8 @@ def make_sample(
         part = modality.encode(modality.example(rng))
         parts[short_name(name)] = Part(part.data, {**part.facts, "model": "example", "revision": "1", "params": "00"})
     facts = {"split": "test" if number % 5 == 0 else "train", "language": "en", "score": number / 7, "width": 64}
-    return Sample(clip.key_under("recipe"), clip, path, "1/12800", parts, facts)
+    signals = {} if number % 4 == 2 else {"motion": number / 100, "phash": -number, "sync_ms": None}
+    return Sample(clip.key_under("recipe"), clip, path, "1/12800", parts, facts, signals)
 
 
 def outcomes(unit: int, per_unit: int, modalities: Sequence[str] = SMALL) -> Iterator[Sample | Drop]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,7 @@ from omniloom.pipeline.check import check, leftovers
 from omniloom.pipeline.commit import Unfinished, remove_dead, replace_file, unfinished_files
 from omniloom.pipeline.corpus import create_corpus, open_corpus
 from omniloom.pipeline.shard import UnitReport, committed_units, write_drops, write_unit
-from omniloom.pipeline.sidecar import DamagedError, read_sidecar
+from omniloom.pipeline.sidecar import DamagedError, read_sidecar, sealed_bytes, sidecar_bytes
 from tests.shards import SMALL, make_corpus, make_sample, outcomes
 
 
@@ -66,10 +69,50 @@ def test_samples_read_back_as_they_were_written(tmp_path: Path) -> None:
             before.time_base,
         )
         assert after.facts == before.facts
+        assert after.signals == {name: value for name, value in before.signals.items() if value is not None}
         assert dict(after.parts) == dict(before.parts)
         assert corpus[before.key].clip == before.clip
     with pytest.raises(KeyError, match="no sample"):
         corpus["nothing"]
+
+
+def test_signals_are_a_column_of_their_own_and_stand_in_the_json_member(tmp_path: Path) -> None:
+    import duckdb
+
+    corpus = make_corpus(tmp_path, units=2, per_unit=4)
+    motions = [0.0, 0.01, None, 0.03, 0.04, 0.05, None, 0.07]
+    assert [row and row["motion"] for row in corpus.table(["signals"])["signals"].to_pylist()] == motions
+    query = f"SELECT signals.motion, signals.phash FROM '{tmp_path}/shards/*.parquet' WHERE signals.motion > 0.035"
+    assert sorted(duckdb.sql(query).fetchall()) == [(0.04, -4), (0.05, -5), (0.07, -7)]
+    stored: list[dict[str, Any]] = []
+    for shard in corpus.shards:
+        with tarfile.open(shard) as tar:
+            members = (tar.extractfile(member) for member in tar if member.name.split(".")[1:] == ["json"])
+            stored += [json.load(file) for file in members if file]
+    signals = [record["signals"] for record in stored]
+    assert [record.get("motion") for record in signals] == motions
+    assert all("sync_ms" not in record for record in signals), "null is not stored"
+    assert check(tmp_path) == []
+
+
+def test_check_finds_signals_that_the_json_member_does_not_state(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, units=1, per_unit=4)
+    path = tmp_path / "shards/000000.parquet"
+    table, record = read_sidecar(path)
+    rows = table.to_pylist()
+    rows[1]["signals"]["motion"] = 0.5
+    path.write_bytes(sidecar_bytes(rows, corpus.modalities, record))
+    [fault] = check(tmp_path)
+    assert (fault.key, fault.what) == (rows[1]["key"], "json and sidecar disagree about signals")
+
+
+def test_a_corpus_from_before_there_were_signals_still_reads(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, units=1, per_unit=4)
+    path = tmp_path / "shards/000000.parquet"
+    table, record = read_sidecar(path)
+    path.write_bytes(sealed_bytes(table.drop_columns("signals"), {"format": 1, **asdict(record)}))
+    assert corpus.table()["signals"].null_count == len(corpus) == 4
+    assert [dict(sample.signals) for sample in corpus.samples()] == [{}] * 4
 
 
 def test_writing_a_committed_unit_again_looks_at_no_sample(tmp_path: Path) -> None:
@@ -119,6 +162,8 @@ def test_a_source_of_samples_that_fails_leaves_nothing(tmp_path: Path) -> None:
         (Sample("a", make_sample(0).clip, "", "", {"depth": Part(b"x")}), "add them to its modalities"),
         (Sample("a", make_sample(0).clip, "", "", {"audio": Part(b"x", {"loudness": 1.0})}), "declare them"),
         (Sample("a", make_sample(0).clip, "", "", {}, {"score": float("nan")}), "not JSON compliant"),
+        (Sample("a", make_sample(0).clip, "", "", {}, {}, {"mood": 1.0}), "declare them in SIGNALS"),
+        (Sample("a", make_sample(0).clip, "", "", {}, {}, {"motion": float("inf")}), "not JSON compliant"),
     ],
 )
 def test_samples_the_format_cannot_hold_are_refused(tmp_path: Path, sample: Sample, message: str) -> None:
