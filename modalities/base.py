@@ -51,7 +51,7 @@ class Waveform:
 
 @dataclass(frozen=True, slots=True)
 class SoundBlock:
-    """A stretch of a source's sound: int16 (N,) mono at 16 kHz; the first one sounds at `start_ns` of the source."""
+    """Part of a source's sound: int16 (N,) mono at 16 kHz; the first one sounds at `start_ns` of the source."""
 
     start_ns: int
     samples: np.ndarray
@@ -81,7 +81,7 @@ class Footage:
     row: Mapping[str, str] = field(default_factory=dict[str, str])
     """The source's row of the source list (caption, split, ...), when there was a list."""
     heard: Any = None
-    """What the modality's own `listen` made of the whole source's sound; None where it has no `listen`."""
+    """What the modality's own `listen` made of the blocks that the clip lies in; None where it has no `listen`."""
     made: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """By modality name: values of the modalities in `needs`, already extracted from this clip."""
 
@@ -178,8 +178,8 @@ class Modality(Protocol):
     A module may also define `recorder(config) -> Recorder | None`, if it wants every frame and not just the sampled
     ones, and `tolerance: float`, if it is lossy: the largest difference that a round trip makes to any number of its
     value's arrays, as a fraction of that array's range (0, exact, if there is none), and
-    `listen(sound, config, ask) -> Any`, if what it hears in a clip depends on what comes before and after: it is given
-    the whole source's `SoundBlock`s once, before the source is cut. Most take three of the functions below as they
+    `listen(block, config, ask) -> Any`, if what it hears in a clip depends on what comes before and after: it is given
+    each `SoundBlock` of the source, up to ten minutes long, once. Most take three of the functions below as they
     stand here:
 
         from omniloom.modalities.base import all_facts as narrow, no_models as models, whole_member as pieces

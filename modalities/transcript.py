@@ -9,7 +9,7 @@ within the clip.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,8 +24,6 @@ from omniloom.modalities.sample import NS_PER_S, Fact, Part
 
 __all__ = ["narrow", "pieces"]
 
-STRETCH_S = 600
-"""Longest sound that Whisper is given at once; it works through it in windows of 30 s."""
 _RATE_HZ = 16_000
 
 
@@ -92,28 +90,21 @@ def models(config: Config) -> Sequence[ModelRef]:
     return (whisper.reference(config.engine, config.model, config.language, config.beam),)
 
 
-def listen(sound: Iterable[SoundBlock], config: Config, ask: Ask) -> list[Transcript]:
-    """Transcripts of the source's stretches, in seconds of the source's presentation time; none where nobody speaks.
-
-    A stretch is at most `STRETCH_S` long and ends at a quiet moment, so that memory is bounded and no word is cut.
-    """
+def listen(block: SoundBlock, config: Config, ask: Ask) -> Transcript | None:
+    """What is said in a block of the source's sound, in seconds of presentation time; None if nobody speaks."""
     (ref,) = models(config)
-    heard: list[Transcript] = []
-    for stretch in stretches(sound):
-        answer = ask(ref, stretch.samples, _RATE_HZ)
-        if answer:
-            heard.append(_shifted(_plain(answer), stretch.start_ns / NS_PER_S))
-    return heard
+    answer = ask(ref, block.samples, _RATE_HZ)
+    return _shifted(_plain(answer), block.start_ns / NS_PER_S) if answer else None
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     """The transcript; None for a clip without sound, or in which nobody speaks."""
     if footage.audio is None or not len(footage.audio.samples):
         return None
-    heard: list[Transcript] | None = footage.heard
+    heard: Sequence[Transcript] | None = footage.heard
     if heard is None:  # a clip whose source is not at hand is heard alone
-        start_ns = footage.clip.start_ns
-        heard = listen([SoundBlock(start_ns, footage.audio.samples)], config, ask)
+        said = listen(SoundBlock(footage.clip.start_ns, footage.audio.samples), config, ask)
+        heard = [] if said is None else [said]
     transcript = _within(heard, footage.clip.start_ns / NS_PER_S, footage.clip.duration_ns / NS_PER_S)
     if transcript is None:
         return None
@@ -156,37 +147,6 @@ def example(rng: np.random.Generator) -> Transcript:
     start = round(float(rng.uniform(0, 1)), 3)
     words = (Word(" Hello", start, start + 0.5, 0.9), Word(" Grüße.", start + 0.5, start + 1, 0.75))
     return Transcript("en", (Segment(start, start + 1, "Hello Grüße.", words), Segment(start + 2, start + 3, "Yes.")))
-
-
-def stretches(sound: Iterable[SoundBlock]) -> Iterator[SoundBlock]:
-    """The sound in stretches of at most STRETCH_S; silence fills what the blocks leave out."""
-    start_ns: int | None = None
-    blocks: list[np.ndarray] = []
-    length = 0
-    for block in sound:
-        if start_ns is None:
-            start_ns = block.start_ns
-        gap = round((block.start_ns - start_ns) * _RATE_HZ / NS_PER_S) - length
-        if gap > STRETCH_S * _RATE_HZ:  # hours of nothing: begin anew
-            yield SoundBlock(start_ns, np.concatenate(blocks))
-            start_ns, blocks, length, gap = block.start_ns, [], 0, 0
-        blocks += [np.zeros(max(gap, 0), np.int16), block.samples]
-        length += max(gap, 0) + len(block.samples)
-        if length > STRETCH_S * _RATE_HZ:
-            held = np.concatenate(blocks)
-            cut = _quietest(held[: STRETCH_S * _RATE_HZ])
-            yield SoundBlock(start_ns, held[:cut])
-            start_ns, blocks, length = start_ns + cut * NS_PER_S // _RATE_HZ, [held[cut:]], length - cut
-    if start_ns is not None and length:
-        yield SoundBlock(start_ns, np.concatenate(blocks))
-
-
-def _quietest(samples: np.ndarray) -> int:
-    """Where to cut: the middle of the quietest 0.2 s of the last 20 s."""
-    width = _RATE_HZ // 5
-    tail = samples[-20 * _RATE_HZ :]
-    windows = tail[: len(tail) // width * width].reshape(-1, width).astype(np.float32)
-    return len(samples) - len(tail) + int(np.square(windows).mean(1).argmin()) * width + width // 2
 
 
 def _plain(heard: Mapping[str, Any]) -> Transcript:

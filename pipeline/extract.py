@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from omniloom.modalities.base import Ask, Footage, Modality
 from omniloom.modalities.sample import Drop, Fact, Part, Rejected, Sample, SourceId
-from omniloom.pipeline.decode import decode_sound
 from omniloom.pipeline.gather import Gathered, gather
-from omniloom.pipeline.probe import probe, say
+from omniloom.pipeline.probe import say
+from omniloom.pipeline.signals import measure
 from omniloom.pipeline.sources import Source
+from omniloom.pipeline.spans import Span
 
 if TYPE_CHECKING:
     from omniloom.pipeline.recipe import BuildRecipe
 
 
-def weave(source: Source, recipe: BuildRecipe, ask: Ask, threads: int = 4) -> Iterator[Sample | Drop]:
-    """Samples and drops of one source, in the order of its clips, from one decode.
+def weave(
+    source: Source, recipe: BuildRecipe, ask: Ask, threads: int = 4, span: Span | None = None
+) -> Iterator[Sample | Drop]:
+    """Samples and drops of one source, or of a span of it, in the order of its clips, from one decode.
 
     Clips are extracted by `threads` threads while decoding goes on, since `ask` waits for models; at most `threads` + 1
     clips are in memory besides the one being decoded. Bad media gives drops, never an exception: a file that
@@ -29,11 +32,11 @@ def weave(source: Source, recipe: BuildRecipe, ask: Ask, threads: int = 4) -> It
     A source with sound only is one Drop ("no-video"), or with `clips.audio_only` it is cut into samples that need audio
     instead of what `require` names.
     """
-    weaver = _Weaver(source, recipe, ask, _listen(source, recipe, ask))
     pending: deque[Future[Sample | Drop] | Drop] = deque()
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="weave")
+    weaver = _Weaver(source, recipe, ask)
     try:
-        for item in gather(source, recipe):
+        for item in gather(source, recipe, ask, span):
             pending.append(pool.submit(weaver.sample, item) if isinstance(item, Gathered) else item)
             while pending and (len(pending) > threads or _is_done(pending[0])):
                 yield _result(pending.popleft())
@@ -48,29 +51,11 @@ def split_of(source: SourceId, row: Mapping[str, str], test_fraction: float) -> 
     return row.get("split") or ("test" if int(source[:15], 16) < test_fraction * 16**15 else "train")
 
 
-def _listen(source: Source, recipe: BuildRecipe, ask: Ask) -> dict[str, Any]:
-    """What each modality with a `listen` makes of the whole source's sound, by name."""
-    import av.error
-
-    listeners = {name: modality for name, modality in recipe.by_name().items() if hasattr(modality, "listen")}
-    heard: dict[str, Any] = {}
-    try:
-        info = probe(source.path) if listeners else None
-        for name, modality in listeners.items():
-            assert info is not None
-            listen: Any = getattr(modality, "listen")  # noqa: B009 - the protocol does not ask for it
-            heard[name] = listen(decode_sound(source.path, info), recipe.sections[name], ask)
-    except (Rejected, av.error.FFmpegError, OSError, UnicodeDecodeError):
-        pass  # `gather` meets the same fault and says so in a Drop
-    return heard
-
-
 class _Weaver:
     """Makes samples of one source's clips. Threads share it; it holds nothing that changes."""
 
-    def __init__(self, source: Source, recipe: BuildRecipe, ask: Ask, heard: Mapping[str, Any]) -> None:
+    def __init__(self, source: Source, recipe: BuildRecipe, ask: Ask) -> None:
         self._source = source
-        self._heard = heard
         self._recipe = recipe
         self._recipe_hash = recipe.hash
         self._modalities: dict[str, Modality] = recipe.by_name()
@@ -92,6 +77,8 @@ class _Weaver:
         recorded = {name: recorder.finish(gathered.audio) for name, recorder in gathered.recorders.items()}
         values: dict[str, Any] = {}
         parts: dict[str, Part] = {}
+        clip = gathered.clip
+        heard = gathered.listener.heard(clip.start_ns, clip.end_ns)
         facts: dict[str, Fact] = {**gathered.facts, "split": self._split, "language": None}
         for name, modality in self._modalities.items():
             footage = Footage(
@@ -102,7 +89,7 @@ class _Weaver:
                 recorded=recorded,
                 subtitles=gathered.cues,
                 row=self._source.row,
-                heard=self._heard.get(name),
+                heard=heard.get(name),
                 made={need: values[need] for need in modality.needs if need in values},
             )
             made = modality.extract(footage, self._recipe.sections[name], self._ask)
@@ -126,6 +113,19 @@ class _Weaver:
             time_base=gathered.time_base,
             parts=parts,
             facts=facts,
+            signals=self._signals(gathered),
+        )
+
+    def _signals(self, gathered: Gathered) -> dict[str, Fact]:
+        clip, heard = gathered.clip, gathered.heard
+        return measure(
+            gathered.frames,
+            heard.samples,
+            heard.present,
+            gathered.luma,
+            self._recipe.signals,
+            gathered.listener.speech(clip.start_ns, clip.end_ns),
+            heard.drift_ms,
         )
 
     def _drop(self, gathered: Gathered, stage: Any, reason: str, detail: str) -> Drop:

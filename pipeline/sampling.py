@@ -35,7 +35,7 @@ class FrameSampler:
         self._per_second = per_second
         self._at_least = at_least
         self._times: list[int] = []
-        self._images: list[np.ndarray] = []
+        self._images: list[np.ndarray | None] = []
 
     def wants(self, start_ns: int, end_ns: int) -> bool:
         """Whether the frame on screen during [start_ns, end_ns) may be needed."""
@@ -59,8 +59,11 @@ class FrameSampler:
             )
         return False
 
-    def keep(self, start_ns: int, image: np.ndarray) -> None:
-        """Takes a wanted frame: uint8 (H, W, 3), first shown at start_ns; all of one size, in order."""
+    def keep(self, start_ns: int, image: np.ndarray | None) -> None:
+        """Takes a wanted frame: uint8 (H, W, 3), first shown at start_ns; all of one size, in order.
+
+        None stands for a frame when only times are foreseen; then there is nothing to choose from.
+        """
         self._times.append(start_ns)
         self._images.append(image)
 
@@ -74,4 +77,5 @@ class FrameSampler:
         times = sample_times(self._start_ns, end_ns, self._per_second, self._at_least)
         chosen = [max(0, bisect_right(self._times, time_ns) - 1) for time_ns in times]
         pts_ns = np.array([self._times[index] - self._start_ns for index in chosen], np.int64)
-        return np.stack([self._images[index] for index in chosen]), pts_ns
+        images = [image for image in (self._images[index] for index in chosen) if image is not None]
+        return np.stack(images), pts_ns

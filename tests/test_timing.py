@@ -11,8 +11,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from omniloom.pipeline.decode import SAMPLE_RATE_HZ, Damage, Picture, Sound, decode, read_cues, sample_at
+from omniloom.pipeline.decode import Damage, pictures
 from omniloom.pipeline.probe import probe, to_ns
+from omniloom.pipeline.sound import Soundtrack
+from omniloom.pipeline.subtitles import read_cues
+from omniloom.pipeline.tape import sample_at
 from tests.media import beep_onsets, make_clip
 
 FLASH = (2.0, 2.2)
@@ -23,20 +26,16 @@ def _decode(path: Path) -> tuple[list[tuple[int, int]], list[float], np.ndarray]
     """Times on screen of all pictures, times of white pictures in seconds, and sound from time 0."""
     spans: list[tuple[int, int]] = []
     white: list[float] = []
-    sound = np.zeros(60 * SAMPLE_RATE_HZ, np.int16)
-    written = -(10**9)
-    for item in decode(str(path), probe(str(path))):
+    info = probe(str(path))
+    for item in pictures(str(path), info):
         assert not isinstance(item, Damage), item
-        if isinstance(item, Picture):
-            spans.append((item.start_ns, item.end_ns))
-            if item.frame.to_ndarray(format="gray").mean() > 180:
-                white.append(item.start_ns / 1e9)
-        else:
-            assert item.first >= written, "blocks never overlap"
-            written = item.first + len(item.samples)
-            early = max(0, -item.first)
-            sound[item.first + early : written] = item.samples[early:]
-    return spans, white, sound
+        spans.append((item.start_ns, item.end_ns))
+        assert item.frame is not None
+        if item.frame.to_ndarray(format="gray").mean() > 180:
+            white.append(item.start_ns / 1e9)
+    heard = Soundtrack(str(path), info).read(0, 60_000_000_000)
+    assert not heard.damage
+    return spans, white, heard.samples
 
 
 MUXES = {
@@ -172,27 +171,3 @@ def test_subtitle_lines_come_with_their_times() -> None:
     assert "the Webb" in cues[0].text
     assert (cues[0].start_ns, cues[0].end_ns) == (210_000_000, 4_260_000_000)
     assert len(cues) == 4
-
-
-def test_sound_of_a_file_that_is_not_interleaved_comes_in_time(tmp_path: Path) -> None:
-    import av
-
-    whole = make_clip(tmp_path / "whole.mp4", seconds=4, flashes=[FLASH], tone=[FLASH])
-    apart = tmp_path / "apart.mov"
-    with (
-        av.open(str(whole)) as source,
-        av.open(str(apart), "w", container_options={"max_interleave_delta": "1"}) as out,
-    ):
-        streams = {s.index: out.add_stream_from_template(s) for s in source.streams}
-        packets = [packet for packet in source.demux() if packet.dts is not None]
-        for kind in ("video", "audio"):
-            for packet in packets:
-                if packet.stream.type == kind:
-                    packet.stream = streams[packet.stream.index]
-                    out.mux_one(packet)
-    latest_ns = 0
-    for item in decode(str(apart), probe(str(apart))):
-        if isinstance(item, Sound):
-            latest_ns = item.start_ns
-        elif isinstance(item, Picture):
-            assert latest_ns >= item.start_ns - 50_000_000, "sound comes with its picture, not after all of them"
