@@ -16,6 +16,8 @@ from omniloom.modalities.sample import Clip, Fact, Part
 
 if TYPE_CHECKING:
     import av
+    import av.audio
+    import av.video
 
 FactType = Literal["string", "int64", "double", "bool", "list<int64>", "list<double>", "list<string>"]
 """Arrow types a modality may declare for the sidecar columns of its own."""
@@ -106,6 +108,32 @@ class Recorder(Protocol):
         """Called once after the last frame: the value that `Footage.recorded` holds for the modality."""
 
 
+class PacketRecorder(Protocol):
+    """A `Recorder` that wants a clip as it is coded in the file, and no picture decoded for its sake."""
+
+    wants_packets: Literal[True]
+
+    def coded(
+        self,
+        video: av.video.VideoStream,
+        pictures: Sequence[av.Packet],
+        audio: av.audio.AudioStream | None,
+        sounds: Sequence[av.Packet],
+        start_ns: int,
+        end_ns: int,
+    ) -> None:
+        """The clip's packets, once, when it closes and while the file is open; raises nothing and changes none of them.
+
+        pictures: in decoding order, from a keyframe shown at `start_ns` or before; of AVI, where only decoding tells
+        when a packet is shown, all that were read so far; of others at least to the last packet shown before `end_ns`.
+        sounds: those heard in [start_ns, end_ns), and where there is one the packet before, from which the first
+        one's sound is made too. Times are the packets' own, in their streams' time bases.
+        """
+
+    def finish(self, audio: Waveform | None) -> Any:
+        """As of `Recorder`. Raises `Rejected` for a clip that cannot be copied."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """A pretrained network to call: the file in `modalities/models/` that knows its family, and which one."""
@@ -175,9 +203,9 @@ class Modality(Protocol):
     Value types are the modality's own: `read(modality, encode(value))` equals value within the tolerance that the
     module's first docstring states, and `example(rng)` makes one.
 
-    A module may also define `recorder(config) -> Recorder | None`, if it wants every frame and not just the sampled
-    ones, and `tolerance: float`, if it is lossy: the largest difference that a round trip makes to any number of its
-    value's arrays, as a fraction of that array's range (0, exact, if there is none), and
+    A module may also define `recorder(config) -> Recorder | PacketRecorder | None`, if it wants every frame and not
+    just the sampled ones, and `tolerance: float`, if it is lossy: the largest difference that a round trip makes to any
+    number of its value's arrays, as a fraction of that array's range (0, exact, if there is none), and
     `listen(block, config, ask) -> Any`, if what it hears in a clip depends on what comes before and after: it is given
     each `SoundBlock` of the source, up to ten minutes long, once. Most take three of the functions below as they
     stand here:
@@ -266,7 +294,7 @@ def unstack(picture: np.ndarray, facts: Mapping[str, Fact]) -> np.ndarray:
     return frames if shown is None else frames[shown]
 
 
-def recorder_of(modality: Modality, config: Any) -> Recorder | None:
+def recorder_of(modality: Modality, config: Any) -> Recorder | PacketRecorder | None:
     """The modality's recorder for one clip, if it wants to see every frame."""
     make = getattr(modality, "recorder", None)
     return make(config) if make else None

@@ -25,6 +25,7 @@ from omniloom.modalities.base import Codec, Frames
 from omniloom.modalities.sample import NS_PER_S
 
 if TYPE_CHECKING:
+    import av
     import av.container
 
 JPEG_QUALITY = 90
@@ -186,11 +187,14 @@ def _decode_json(data: bytes) -> Any:
 
 
 def _decode_mp4(data: bytes) -> Frames:
-    """Every picture of the first video stream and its presentation time in the file."""
+    """Every picture of the first video stream, upright, and its presentation time in the file.
+
+    Also those that the file's edit list hides, which `modalities/remux.py` leaves there: they lie before time 0.
+    """
     import av
 
     try:
-        with av.open(io.BytesIO(data), "r", format="mov") as container:
+        with av.open(io.BytesIO(data), "r", format="mov", options={"advanced_editlist": "0"}) as container:
             rgb, pts_ns = _pictures(container)
     except (av.FFmpegError, IndexError, UnicodeDecodeError, MemoryError) as error:
         raise ValueError(f"damaged MP4: {error}") from error
@@ -208,9 +212,21 @@ def _pictures(container: av.container.InputContainer) -> tuple[list[np.ndarray],
     for frame in container.decode(stream):
         if frame.is_corrupt or frame.pts is None or frame.time_base is None:
             raise ValueError(f"damaged MP4: picture {len(rgb)} is corrupt")
-        rgb.append(frame.to_ndarray(format="rgb24"))
+        rgb.append(_upright(frame))
         pts_ns.append(round(frame.pts * frame.time_base * NS_PER_S))
     return rgb, pts_ns
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 (H, W, 3), turned and mirrored as the frame's display matrix says: x' = a x + c y, y' = b x + d y."""
+    rgb = frame.to_ndarray(format="rgb24")
+    for data in cast("Any", frame.side_data):
+        if "DISPLAYMATRIX" in str(data.type):
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            if abs(b) + abs(c) > abs(a) + abs(d):
+                rgb, a, d = rgb.swapaxes(0, 1), c, b
+            return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    return rgb
 
 
 _ENCODERS: Mapping[str, Callable[[Any], bytes]] = {

@@ -1,28 +1,43 @@
-"""A small movie of every frame of the clip with its sound, to look at and for dense video: H.264 at 256 pixels.
+"""A movie of every frame of the clip with its sound, to look at and for dense video: H.264 at 256 pixels, or a copy.
 
 Presentation times survive: variable frame rate stays variable, and every frame's time is also in the facts, exact.
-Lossy: on smooth pictures `read` returns the pictures within 12 % of the range. What training reads is `frames`.
+Lossy: on smooth pictures `read` returns the pictures within 12 % of the range; copied, it returns the source's own.
+What training reads is `frames`.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from omniloom.modalities import codecs
-from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, Recorder, Stem, Waveform, Window
+from omniloom.modalities import mp4, remux
+from omniloom.modalities.base import (
+    Ask,
+    Codec,
+    FactType,
+    Footage,
+    Frames,
+    Made,
+    PacketRecorder,
+    Recorder,
+    Stem,
+    Waveform,
+    Window,
+)
 from omniloom.modalities.base import all_facts as narrow
 from omniloom.modalities.base import no_models as models
 from omniloom.modalities.base import whole_member as pieces
-from omniloom.modalities.sample import NS_PER_S, Fact, Part
+from omniloom.modalities.sample import NS_PER_S, Fact, Part, Rejected
 
 if TYPE_CHECKING:
     import av
+    import av.audio
     import av.container
     import av.video
 
@@ -38,20 +53,30 @@ facts: Mapping[str, FactType] = {
     "height": "int64",
     "codec": "string",
     "has_audio": "bool",
+    "skip": "int64",
+    "after": "int64",
+    "audio_offset_ns": "int64",
+    "pixel_aspect": "double",
 }
 stem = Stem("none")
 tolerance = 0.12
 
-_TICKS = Fraction(1, 90_000)
+_TICK = Fraction(1, mp4.TICKS_PER_S)
 _ENCODERS = {
     "h264": ("libx264", {"preset": "veryfast", "flags": "+bitexact"}),
     "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "b": "0", "flags": "+bitexact"}),
 }
+_SOUND = {"h264": "aac", "vp9": "libopus"}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How the movie is made; `none` makes none and costs nothing."""
+    """How the movie is made.
+
+    h264, vp9   encoded anew, small
+    copy        the source's own packets, as large as they are; no cost to speak of
+    none        no movie
+    """
 
     codec: Literal["h264", "vp9", "copy", "none"] = "h264"
     short_side: int = 256
@@ -60,10 +85,8 @@ class Config:
     """Quality at constant rate factor: lower is better and larger."""
 
     def __post_init__(self) -> None:
-        if self.codec == "copy":
-            raise ValueError("not yet: video.codec=copy (stream copy); use h264, vp9 or none")
-        if self.codec not in {*_ENCODERS, "none"}:
-            raise ValueError(f"video.codec is h264, vp9 or none, got {self.codec!r}")
+        if self.codec not in {*_ENCODERS, "copy", "none"}:
+            raise ValueError(f"video.codec is h264, vp9, copy or none, got {self.codec!r}")
         if not 0 <= self.crf <= 51 or self.short_side < 2:
             raise ValueError(f"video needs 0 <= crf <= 51 and short_side >= 2, got {self.crf = }, {self.short_side = }")
 
@@ -73,19 +96,30 @@ class Movie:
     """An encoded movie, or one read back: `data` or `rgb` is None, unless both are known."""
 
     pts_ns: np.ndarray
-    """int64 (T,), from the clip's start."""
+    """int64 (T,), of the clip's own pictures, from its start."""
     width: int
     height: int
+    """Of the upright picture."""
     codec: str
     has_audio: bool
+    skip: int = 0
+    """Pictures that a decoder gives before the clip's own: copied ones begin at a keyframe. Players hide them."""
+    after: int = 0
+    """Pictures that it gives after them."""
+    audio_offset_ns: int = 0
+    """When the first sound in the file is heard, from the clip's start; players hide what is before it."""
+    pixel_aspect: float = 1.0
+    """Width of a pixel over its height: encoded movies have square ones."""
     rgb: np.ndarray | None = None
     """uint8 (T, H, W, 3)."""
     data: bytes | None = field(default=None, repr=False, compare=False)
 
 
-def recorder(config: Config) -> Recorder | None:
-    """Encodes the frames as they are decoded; None if no movie is wanted."""
-    return None if config.codec == "none" else _Encoder(config)
+def recorder(config: Config) -> Recorder | PacketRecorder | None:
+    """Encodes the frames as they are decoded, or copies their packets; None if no movie is wanted."""
+    if config.codec == "none":
+        return None
+    return _Copier() if config.codec == "copy" else _Encoder(config)
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
@@ -106,18 +140,34 @@ def encode(value: Movie) -> Part:
             "height": value.height,
             "codec": value.codec,
             "has_audio": value.has_audio,
+            "skip": value.skip,
+            "after": value.after,
+            "audio_offset_ns": value.audio_offset_ns,
+            "pixel_aspect": value.pixel_aspect,
         },
     )
 
 
 def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Movie:
-    """The pictures of the movie, at the times the facts state. Raises ValueError if there are more or fewer."""
+    """The clip's own pictures, at the times the facts state. Raises ValueError if the file has more or fewer."""
     pictures = cast(Frames, pieces[0])
     pts_ns = np.array(facts["pts_ns"], np.int64)
-    if len(pts_ns) != len(pictures.rgb):
-        raise ValueError(f"damaged MP4: {len(pictures.rgb)} pictures, its facts state {len(pts_ns)}")
-    height, width = pictures.rgb.shape[1:3]
-    return Movie(pts_ns, width, height, str(facts["codec"]), bool(facts["has_audio"]), rgb=pictures.rgb)
+    skip, after = cast(int, facts["skip"]), cast(int, facts["after"])
+    if skip + len(pts_ns) + after != len(pictures.rgb):
+        raise ValueError(f"damaged MP4: {len(pictures.rgb)} pictures, its facts state {skip} + {len(pts_ns)} + {after}")
+    rgb = pictures.rgb[skip : skip + len(pts_ns)]
+    return Movie(
+        pts_ns,
+        rgb.shape[2],
+        rgb.shape[1],
+        str(facts["codec"]),
+        bool(facts["has_audio"]),
+        skip,
+        after,
+        cast(int, facts["audio_offset_ns"]),
+        cast(float, facts["pixel_aspect"]),
+        rgb=rgb,
+    )
 
 
 def tensor(value: Movie, window: Window) -> np.ndarray:
@@ -140,7 +190,7 @@ def example(rng: np.random.Generator) -> Movie:
         encoder.picture(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), int(pts))
     tone = (6000 * np.sin(2 * np.pi * 440 * np.arange(9000) / 16_000)).astype(np.int16)
     made = cast(Movie, encoder.finish(Waveform(tone)))
-    return Movie(made.pts_ns, made.width, made.height, made.codec, made.has_audio, rgb=rgb, data=made.data)
+    return replace(made, rgb=rgb)
 
 
 class _Encoder:
@@ -149,7 +199,8 @@ class _Encoder:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._pts_ns: list[int] = []
-        self._ticks = -1
+        self._ticks: list[int] = []
+        self._packets: list[av.Packet] = []
         self._out = io.BytesIO()
         self._container: av.container.OutputContainer | None = None
         self._stream: av.video.VideoStream | None = None
@@ -162,66 +213,97 @@ class _Encoder:
         width, height = self._stream.width, self._stream.height  # a stream may change its size midway
         if (frame.width, frame.height, frame.format.name) != (width, height, "yuv420p"):
             frame = frame.reformat(width=width, height=height, format="yuv420p")
-        ticks = max(self._ticks + 1, round(Fraction(pts_ns, NS_PER_S) / _TICKS))
-        # As long as the one before: a last frame without a duration would lie outside the movie and not be played.
-        frame.duration = ticks - self._ticks if self._pts_ns else 3000
-        self._ticks = frame.pts = ticks
-        frame.time_base = _TICKS
+        ticks = (2 * pts_ns * mp4.TICKS_PER_S + NS_PER_S) // (2 * NS_PER_S)
+        frame.pts = ticks = max(self._ticks[-1] + 1, ticks) if self._ticks else ticks
+        frame.time_base = _TICK
         # The source's picture types are its own; here the encoder decides.
         frame.pict_type = 0
-        self._container.mux(self._stream.encode(frame))
+        self._packets += self._stream.encode(frame)
         self._pts_ns.append(pts_ns)
+        self._ticks.append(ticks)
 
     def finish(self, audio: Waveform | None) -> Movie | None:
         if self._container is None or self._stream is None:
             return None
-        self._container.mux(self._stream.encode(None))
+        self._packets += self._stream.encode(None)
         width, height = self._stream.width, self._stream.height
-        self._container.close()
-        silent = self._out.getvalue()
+        self._set_durations(audio)
+        packets = self._packets
         has_audio = audio is not None and len(audio.samples) > 0
-        data = _with_sound(silent, audio, self._config.codec) if audio is not None and has_audio else silent
+        if audio is not None and has_audio:
+            packets = packets + mp4.encoded_sound(self._container, audio, _SOUND[self._config.codec])
+        data = mp4.write_movie(self._container, self._out, packets)
+        self._packets = []
         return Movie(np.array(self._pts_ns, np.int64), width, height, self._config.codec, has_audio, data=data)
 
-    def _open(self, width: int, height: int) -> tuple[av.container.OutputContainer, av.video.VideoStream]:
-        import av
+    def _set_durations(self, audio: Waveform | None) -> None:
+        """Each picture stays until the next, the last one to the end of the sound or as long as the one before.
 
-        container = av.open(self._out, "w", format="mp4", options=codecs.BITEXACT)
+        Without a duration the last one would lie outside the movie and not be played.
+        """
+        ticks = self._ticks
+        lasts = ticks[-1] - ticks[-2] if len(ticks) > 1 else 3000
+        if audio is not None and len(audio.samples):
+            end = len(audio.samples) * mp4.TICKS_PER_S // audio.sample_rate_hz
+            lasts = end - ticks[-1] if end > ticks[-1] else lasts
+        for packet, after in pairwise(self._packets):
+            packet.duration = (after.dts or 0) - (packet.dts or 0)
+        for packet in self._packets:
+            if packet.pts == ticks[-1] or packet is self._packets[-1]:
+                packet.duration = lasts
+
+    def _open(self, width: int, height: int) -> tuple[av.container.OutputContainer, av.video.VideoStream]:
+        container = mp4.open_movie(self._out)
         name, options = _ENCODERS[self._config.codec]
         stream = cast("av.video.VideoStream", container.add_stream(name, rate=30))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = stream.time_base = _TICKS
+        stream.codec_context.time_base = stream.time_base = _TICK
         stream.codec_context.gop_size = 60
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {**options, "crf": str(self._config.crf)}
         return container, stream
 
 
-def _with_sound(movie: bytes, audio: Waveform, codec: str) -> bytes:
-    """The same pictures and the sound beside them: AAC with H.264, Opus with VP9."""
-    import av
+class _Copier:
+    """Keeps the clip's packets as they lie in the file."""
 
-    out = io.BytesIO()
-    with (
-        av.open(io.BytesIO(movie), "r", format="mov") as source,
-        av.open(out, "w", format="mp4", options=codecs.BITEXACT) as container,
-    ):
-        pictures = source.streams.video[0]
-        video_out = container.add_stream_from_template(pictures)
-        name = "aac" if codec == "h264" else "libopus"
-        sound = container.add_stream(name, rate=audio.sample_rate_hz, layout="mono")
-        sound.codec_context.options = {"flags": "+bitexact"}
-        sound.codec_context.bit_rate = 48_000
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio.samples)[None, :], format="s16", layout="mono")
-        frame.sample_rate, frame.pts = audio.sample_rate_hz, 0
-        frame.time_base = Fraction(1, audio.sample_rate_hz)
-        duration = 3000
-        packets = [packet for packet in source.demux(pictures) if packet.dts is not None]
-        for packet, after in zip(packets, [*packets[1:], None], strict=True):
-            if after is not None and after.dts is not None and packet.dts is not None:
-                duration = after.dts - packet.dts
-            packet.stream, packet.duration = video_out, duration
-            container.mux(packet)
-        container.mux(sound.encode(frame))
-        container.mux(sound.encode(None))
-    return out.getvalue()
+    wants_packets: Literal[True] = True
+
+    def __init__(self) -> None:
+        self._cut: remux.Cut | None = None
+        self._fault = ""
+
+    def coded(
+        self,
+        video: av.video.VideoStream,
+        pictures: Sequence[av.Packet],
+        audio: av.audio.AudioStream | None,
+        sounds: Sequence[av.Packet],
+        start_ns: int,
+        end_ns: int,
+    ) -> None:
+        try:
+            self._cut = remux.cut(video, pictures, audio, sounds, start_ns, end_ns)
+        except remux.CannotCopyError as error:
+            self._fault = str(error)
+
+    def finish(self, audio: Waveform | None) -> Movie | None:
+        if self._fault:
+            raise Rejected("extract", "codec-not-copyable", f"{self._fault}: build with video.codec=h264")
+        cut, self._cut = self._cut, None
+        if cut is None:
+            return None
+        data, offset_ns = remux.movie_of(cut, audio)
+        width, height = cut.coded_size[::-1] if mp4.lies_on_its_side(data) else cut.coded_size
+        return Movie(
+            np.array(cut.pts_ns, np.int64),
+            width,
+            height,
+            cut.codec,
+            offset_ns is not None,
+            cut.skip,
+            len(cut.coded) - cut.skip - len(cut.pts_ns),
+            offset_ns or 0,
+            cut.pixel_aspect,
+            data=data,
+        )

@@ -171,8 +171,3 @@ def test_a_clip_without_pictures_makes_no_movie() -> None:
     assert recorder is not None
     assert recorder.finish(None) is None
     assert video.recorder(video.Config(codec="none")) is None
-
-
-def test_stream_copy_says_that_it_is_not_there_yet() -> None:
-    with pytest.raises(ValueError, match="not yet"):
-        video.Config(codec="copy")
