@@ -38,8 +38,8 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports --no-cache
 
-bench: setup ## what a build costs and how much memory it takes, beside FFmpeg alone
-	$(BIN)/python -m benchmarks.build
+bench: setup ## what a build costs beside FFmpeg and beside a chain of operators; a quarter of an hour
+	$(BIN)/omniloom bench decode
 
 dist: setup ## sdist and wheel
 	$(BIN)/python -m build --outdir dist .

@@ -67,6 +67,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Make a corpus from raw video. Run it again and it continues."""
+    _spare_pandas()
     from omniloom.pipeline.jobs import build as run
     from omniloom.recipes.config import build_recipe
     from omniloom.recipes.show import bar, emit
@@ -183,10 +184,62 @@ def demo(
         emit(report, json)
 
 
+@app.command(epilog="Example: omniloom bench decode --quick")
+def bench(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Without one: what there is.")] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="Counted repetitions.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Length of its media.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Run everything once on the smallest media.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of tables and plots.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure what omniloom costs beside named peers, in one run."""
+    from importlib import import_module
+
+    from omniloom.recipes.show import emit
+
+    # By name: benchmarks lie above recipes, and import them.
+    benchmarks = import_module("omniloom.benchmarks")
+    if name is None:
+        known = benchmarks.benchmarks()
+        if json:
+            emit(known, json)
+        for stem, sentence in () if json else known.items():
+            sys.stdout.write(f"{stem:18} {sentence}\n")
+        return
+    try:
+        report = benchmarks.run_benchmark(name, benchmarks.Options(runs, seconds, quick, out))
+    except LookupError as error:
+        raise typer.BadParameter(str(error.args[0]), param_hint="NAME") from error
+    emit(report if json else report.get("claims", report), json)
+
+
 def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Sources and recipe overrides: a word with "=" that is no file is an override."""
     overrides = [word for word in arguments if "=" in word and not Path(word).exists()]
     return [word for word in arguments if word not in overrides], overrides
+
+
+def _spare_pandas() -> None:
+    """Pyarrow imports pandas with the first array it makes: 0.4 CPU-seconds that a build has no use for.
+
+    While that array is made pandas cannot be found; whoever asks for it later gets it.
+    """
+
+    class Absent:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:  # noqa: ARG004 - the protocol's
+            if name == "pandas":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    finder: Any = Absent()
+    sys.meta_path.insert(0, finder)
+    try:
+        import pyarrow as pa
+
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _say_drops(dropped: dict[str, int]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("modalities", "pipeline", "recipes", "trainer")
+FOLDERS = ("benchmarks", "modalities", "pipeline", "recipes", "trainer")
 
 
 def python_files() -> list[Path]:
