@@ -12,21 +12,24 @@ MAX_LAG_MS = 600
 _STEP_MS = 5
 _MS = 1_000_000
 _STEP_NS = _STEP_MS * _MS
-_MIN_RISE = 1.0
-"""Levels of 255: smaller steps of the mean luma are noise of the encoder."""
+_MIN_RISE, _MAX_USUAL = 1.0, 6.0
+"""Levels of 255: smaller steps of the mean luma are the encoder's noise, or what this clip does all the time."""
 _FLOOR_DBFS = -60.0
 _MIN_RISE_DB = 6.0
+_NARROWEST_STEPS, _WIDEST_STEPS = 2, 20
+"""Half-widths of the blur of both, otherwise one frame: by so much a picture may be later than what it shows."""
 _BEFORE_STEPS = 6
 """A sound begins where it is louder than it was in any of the 30 ms before."""
 
 
 def av_sync(
     times_ns: np.ndarray, luma: np.ndarray, samples: np.ndarray, sample_rate_hz: int = 16_000
-) -> tuple[float, float] | None:
+) -> tuple[float | None, float] | None:
     """(lag_ms, score): how much later the sound comes than the picture, and how far that lag stands out, in [0, 1].
 
     times_ns: int64 (P,), when each picture comes on screen, from the sound's first sample; any frame rate, also a
     variable one. luma: float (P,), each picture's mean, 0..255. samples: int16 (N,) mono.
+    The lag is None if no two events are within 600 ms: the score is then 0.
     None where nothing happens: the light never rises, or no sound begins, or the clip is too short to compare.
     """
     steps = len(samples) * 1000 // (sample_rate_hz * _STEP_MS)
@@ -34,7 +37,7 @@ def av_sync(
     if len(luma) < 2 or steps <= 2 * reach:
         return None
     frame_ns = float(np.median(np.diff(times_ns)))
-    kernel = _triangle(max(frame_ns / _STEP_NS, 2.0))
+    kernel = _triangle(min(max(frame_ns / _STEP_NS, _NARROWEST_STEPS), _WIDEST_STEPS))
     seen = np.convolve(_lit(times_ns, luma, steps), kernel, "same")
     heard = np.convolve(_struck(samples, sample_rate_hz, steps), kernel, "same")
     norm = float(np.linalg.norm(seen) * np.linalg.norm(heard))
@@ -48,16 +51,18 @@ def av_sync(
     second = float(rest.max(initial=0.0))
     peak = float(match[best])
     if peak <= 0:
-        return 0.0, 0.0
+        return None, 0.0
     together = seen * padded[best : best + steps]
     events = _events(together)
-    return float((best - reach) * _STEP_MS), max(0.0, peak - second) * (1 - 0.5 ** max(0.0, events - 1))
+    clear = max(0.0, peak - second**2 / peak)
+    return float((best - reach) * _STEP_MS), clear * (1 - 0.5 ** max(0.0, events - 1))
 
 
 def _lit(times_ns: np.ndarray, luma: np.ndarray, steps: int) -> np.ndarray:
     """Where the picture lights up: float64 (steps,) on the grid, the square root of the rise in levels."""
     change = np.diff(luma.astype(np.float64))
-    rise = np.maximum(0.0, change - np.maximum(_MIN_RISE, 3 * np.median(np.abs(change))))
+    usual = np.clip(3 * np.median(np.abs(change)), _MIN_RISE, _MAX_USUAL)
+    rise = np.maximum(0.0, change - usual)
     grid = np.zeros(steps)
     place = np.rint(times_ns[1:] / _STEP_NS).astype(np.int64)
     inside = (place >= 0) & (place < steps)
