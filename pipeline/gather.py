@@ -12,6 +12,7 @@ import numpy as np
 from omniloom.modalities.base import Ask, Cue, Frames, Recorder, Waveform
 from omniloom.modalities.sample import NS_PER_S, Clip, Drop, Fact, Rejected
 from omniloom.pipeline.clips import Clipper, Close, Open
+from omniloom.pipeline.cuts import Cuts
 from omniloom.pipeline.decode import Damage, Picture, first_picture, pictures
 from omniloom.pipeline.foresight import Wants
 from omniloom.pipeline.listen import Listener
@@ -26,7 +27,6 @@ from omniloom.pipeline.subtitles import read_cues
 from omniloom.pipeline.tape import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from omniloom.pipeline.cuts import Cuts
     from omniloom.pipeline.recipe import BuildRecipe
     from omniloom.pipeline.sources import Source
 
@@ -108,8 +108,6 @@ class _Gatherer:
         self._detector: ShotDetector | None = None
         self._cuts: Cuts[Picture] | None = None
         if track is not None and recipe.clips.needs_cuts:
-            from omniloom.pipeline.cuts import Cuts
-
             self._detector = detector_of(recipe.clips.detector, ask)
             self._cuts = Cuts(self._detector, round(recipe.clips.margin_s * NS_PER_S))
         self._watches = recipe.signals.sync and info.audio is not None

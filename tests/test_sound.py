@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -89,7 +90,7 @@ def test_blocks_to_listen_to_cover_the_sound_once_and_are_the_same_from_anywhere
     info = probe(str(path))
     blocks = list(Soundtrack(str(path), info).listening(-(2**62), 2**62))
     assert len(blocks) >= 6
-    assert all(before[1] == after[0] for before, after in zip(blocks, blocks[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(blocks))
     assert blocks[-1][1] - blocks[0][0] == pytest.approx(35 * NS_PER_S, abs=0.15 * NS_PER_S)
     later = list(Soundtrack(str(path), info).listening(22 * NS_PER_S, 23 * NS_PER_S))
     assert later == [block for block in blocks if block[0] < 23 * NS_PER_S and block[1] > 22 * NS_PER_S]
