@@ -32,6 +32,8 @@ def make_clip(
     video_codec: str = "libx264",
     audio_codec: str = "aac",
     sample_rate_hz: int = 48_000,
+    layout: str = "mono",
+    tone_on: int | None = None,
     pix_fmt: str = "yuv420p",
     rotation_deg: int = 0,
     video: bool = True,
@@ -47,6 +49,8 @@ def make_clip(
     flashes         spans in which the picture is white; elsewhere it is a dark moving gradient
     cuts            times at which the picture changes to another scene
     audio_start_s   presentation time of the first audio sample; the tone's spans do not move with it
+    layout          of the channels: "mono", "stereo", "5.1", ...
+    tone_on         the one channel that has the tone, by its number; None: all of them
     picture_times   presentation times of the frames, for a variable frame rate; instead of `fps`
     picture         (index, time) -> rgb uint8 (H, W, 3), instead of the gradient
     rotation_deg    counter-clockwise turn that players shall make, written as a display matrix (mp4 and mov)
@@ -69,9 +73,15 @@ def make_clip(
                 pictures.set_display_rotation(rotation_deg)
         sound: Any = None
         if tone is not False:
-            sound = out.add_stream(audio_codec, rate=sample_rate_hz, layout="mono")
+            sound = out.add_stream(audio_codec, rate=sample_rate_hz, layout=layout)
         waves = _tone_frames(
-            tone, tone_hz, audio_start_s, seconds if audio_seconds is None else audio_seconds, sample_rate_hz, sound
+            tone,
+            tone_hz,
+            audio_start_s,
+            seconds if audio_seconds is None else audio_seconds,
+            sample_rate_hz,
+            sound,
+            tone_on,
         )
         pending = next(waves, None)
         for index, time_s in enumerate(times if video else ()):
@@ -111,17 +121,22 @@ def _gradient(index: int, time_s: float, width: int, height: int, flashes: Times
     return rgb + np.array(colours[scene % len(colours)], np.uint8)
 
 
-def _tone_frames(tone: bool | Times, tone_hz: float, start_s: float, seconds: float, rate_hz: int, sound: Any) -> Any:
+def _tone_frames(
+    tone: bool | Times, tone_hz: float, start_s: float, seconds: float, rate_hz: int, sound: Any, tone_on: int | None
+) -> Any:
     """(time, frame) pairs of 20 ms from start_s to seconds."""
     if sound is None:
         return
+    layout = sound.codec_context.layout
+    channels = np.array([tone_on in (None, channel) for channel in range(layout.nb_channels)])
     step = rate_hz // 50
     for first in range(0, round((seconds - start_s) * rate_hz), step):
         time_s = start_s + (first + np.arange(step)) / rate_hz
         wave = 0.5 * np.sin(2 * np.pi * tone_hz * time_s)
         if tone is not True:
             wave *= sum(((time_s >= a) & (time_s < b)) for a, b in tone) if tone else 0
-        frame = av.AudioFrame.from_ndarray((wave * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        samples = np.outer((wave * 32767).astype(np.int16), channels).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout.name)
         frame.sample_rate = rate_hz
         frame.time_base = Fraction(1, rate_hz)
         frame.pts = round(start_s * rate_hz) + first
