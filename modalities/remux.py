@@ -169,9 +169,10 @@ def _cut_pictures(
     times[own[0]] = 0  # a still may have been on screen before the clip begins
     pts = [times[number] for number in kept]
     dts = dts_of(pts)
-    after = max(1, round(Fraction(end_ns - start_ns, NS_PER_S) / fine) - max(pts))
-    lasts = [*np.diff(dts).tolist(), after]
-    lasts[pts.index(max(pts))] = after
+    end = max(round(Fraction(end_ns - start_ns, NS_PER_S) / fine), max(pts) + 1)
+    lasts = [*np.diff(dts).tolist(), 0]
+    lasts[pts.index(max(pts))] = end - max(pts)
+    lasts[-1] = end - dts[-1]
     coded = [
         Coded(bytes(packets[number]), pts[i], dts[i], lasts[i], packets[number].is_keyframe)
         for i, number in enumerate(kept)

@@ -227,30 +227,32 @@ class _Encoder:
             return None
         self._packets += self._stream.encode(None)
         width, height = self._stream.width, self._stream.height
-        self._set_durations(audio)
+        end = self._set_durations(audio)
         packets = self._packets
         has_audio = audio is not None and len(audio.samples) > 0
         if audio is not None and has_audio:
             packets = packets + mp4.encoded_sound(self._container, audio, _SOUND[self._config.codec])
-        data = mp4.write_movie(self._container, self._out, packets)
+        data = mp4.end_at(mp4.write_movie(self._container, self._out, packets), end)
         self._packets = []
         return Movie(np.array(self._pts_ns, np.int64), width, height, self._config.codec, has_audio, data=data)
 
-    def _set_durations(self, audio: Waveform | None) -> None:
+    def _set_durations(self, audio: Waveform | None) -> int:
         """Each picture stays until the next, the last one to the end of the sound or as long as the one before.
 
-        Without a duration the last one would lie outside the movie and not be played.
+        The movie's end in ns. Without a duration the last picture would lie outside the movie and not be played.
         """
-        ticks = self._ticks
-        lasts = ticks[-1] - ticks[-2] if len(ticks) > 1 else 3000
+        ticks, packets = self._ticks, self._packets
+        end = 2 * ticks[-1] - ticks[-2] if len(ticks) > 1 else ticks[-1] + 3000
         if audio is not None and len(audio.samples):
-            end = len(audio.samples) * mp4.TICKS_PER_S // audio.sample_rate_hz
-            lasts = end - ticks[-1] if end > ticks[-1] else lasts
-        for packet, after in pairwise(self._packets):
+            heard = len(audio.samples) * mp4.TICKS_PER_S // audio.sample_rate_hz
+            end = heard if heard > ticks[-1] else end
+        for packet, after in pairwise(packets):
             packet.duration = (after.dts or 0) - (packet.dts or 0)
-        for packet in self._packets:
-            if packet.pts == ticks[-1] or packet is self._packets[-1]:
-                packet.duration = lasts
+        for packet in packets:
+            if packet.pts == ticks[-1]:
+                packet.duration = end - ticks[-1]
+        packets[-1].duration = end - (packets[-1].dts or 0)
+        return -(-end * NS_PER_S // mp4.TICKS_PER_S)
 
     def _open(self, width: int, height: int) -> tuple[av.container.OutputContainer, av.video.VideoStream]:
         container = mp4.open_movie(self._out)
