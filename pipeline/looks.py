@@ -24,8 +24,9 @@ _EDGE_SHARE = 0.3
 """A bar ends at a straight edge: this share of one of the next rows is brighter, in one frame or another."""
 _BLOCK = 4
 """Pixels, of every second one: blocks of 8 x 8."""
-_STILL_LEVELS = 3.0
-"""A picture stands still while no block's mean changes by this much: above what encoders do to a still."""
+_STILL_LEVELS = 6.0
+"""A picture stands still while no block's mean changes by this much: above what encoders do to a still (5), below what
+the slowest footage at hand does (14)."""
 _MOST_BLURS = 5
 _BLUR_TAPS = 9
 _FLAT_LEVELS = 0.25
