@@ -10,6 +10,7 @@ from typing import Any
 
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Modality, ModelRef
+from omniloom.modalities.models import vad
 from omniloom.pipeline.clips import ClipsConfig
 from omniloom.pipeline.probe import StreamsConfig
 from omniloom.pipeline.sidecar import FORMAT_VERSION
@@ -49,6 +50,10 @@ class BuildRecipe:
             )
         if not 0 <= self.test_fraction < 1:
             raise ValueError(f"test_fraction is a share in [0, 1), got {self.test_fraction}")
+        if self.clips.by == "transcript" and "transcript" not in chosen:
+            raise ValueError(
+                "clips.by=transcript cuts by what is said: add transcript to modalities, or use clips.by=speech"
+            )
         defaults = {short_name(name): load(name).Config() for name in self.modalities}
         object.__setattr__(self, "sections", {**defaults, **self.sections})
 
@@ -66,7 +71,11 @@ class BuildRecipe:
 
     def models(self) -> tuple[ModelRef, ...]:
         """Every network the build will ask, each once."""
-        refs = (ref for name, modality in self.by_name().items() for ref in modality.models(self.sections[name]))
+        refs = [ref for name, modality in self.by_name().items() for ref in modality.models(self.sections[name])]
+        if self.signals.speech or self.clips.by == "speech":
+            refs.append(vad.reference())
+        if self.clips.needs_cuts and self.clips.detector == "transnetv2":
+            refs.append(ModelRef("transnetv2", "embedded"))
         return tuple(dict.fromkeys(refs))
 
     def params_hash(self, name: str) -> str:
