@@ -53,7 +53,7 @@ class SignalsConfig:
 
     sync: bool = True
     """Whether sound and picture change together: looks at every picture, so that all are decoded."""
-    speech: bool = True
+    speech: bool = False
     """The share of the clip in which somebody speaks, by a voice detector."""
 
 
