@@ -266,7 +266,7 @@ def test_ten_bit_video_equals_the_eight_bit_video_of_the_same_colours(tmp_path: 
         ]
         assert np.abs(pairs[0][1] - pairs[1][1]).max() <= 1
         assert np.abs(pairs[0][0] - pairs[1][0]).max() <= 4, "one level of chroma is worth two of blue"
-        assert np.abs(pairs[0][0] - pairs[1][0]).mean() < 0.1
+        assert np.abs(pairs[0][0] - pairs[1][0]).mean() < 0.4
     assert np.abs(Scaler().thumbnail(frame).astype(int) - Scaler().thumbnail(plain)).max() <= 1
 
 
