@@ -21,18 +21,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omniloom.modalities import Drop, Sample, SourceId
+from omniloom.modalities import Drop, Sample
 from omniloom.modalities.base import Ask, ModelRef
 from omniloom.modalities.models import ask_here, family_of
 from omniloom.pipeline.corpus import create_corpus, open_corpus
 from omniloom.pipeline.extract import weave
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.shard import committed_units, write_drops, write_unit
-from omniloom.pipeline.sources import find_sources, identify
-from omniloom.pipeline.units import Unit, UnitsConfig, plan_units
+from omniloom.pipeline.shots import detector_of
+from omniloom.pipeline.sources import find_sources
+from omniloom.pipeline.units import Identified, Reading, Unit, UnitsConfig, plan_units
 
-IDENTIFY_BATCH = 64
-"""Files hashed by one task."""
+READ_BATCH = 64
+READ_BATCH_BYTES = 1024 * 1024 * 1024
+"""Files that one task reads and hashes: at most so many, and together no larger than this unless it is one."""
 UNIT_RETRIES = 2
 """Times a unit is tried again when its worker dies (killed, out of memory, lost node)."""
 
@@ -53,7 +55,7 @@ class BuildReport:
     decoded_seconds: float = 0.0
     """Seconds of media that this run decoded; 0 when everything was committed before."""
     skipped_committed: int = 0
-    """Sources whose unit was committed by an earlier run."""
+    """Sources of which earlier runs had committed everything."""
     corpus_samples: int = 0
     """In the whole corpus, earlier runs included."""
 
@@ -71,7 +73,6 @@ class BuildProgress:
 @dataclass(frozen=True, slots=True)
 class _UnitResult:
     unit: int
-    sources: int
     samples: int
     dropped: dict[str, int]
     bytes: int
@@ -103,23 +104,29 @@ def build(
     progress = on_progress or (lambda _: None)
 
     with _pool(address, workers, recipe) as pool:
-        planned, listing_drops = plan_units(out, found, pool.identify_all, units)
+        units = units or UnitsConfig()
+        reading = Reading(recipe.streams, units.span_s if _is_splittable(recipe) else 0.0)
+        planned, listing_drops = plan_units(out, found, lambda paths: pool.identify_all(paths, reading), units)
         drops = [*drops, *listing_drops]
         write_drops(out, "listing", drops)
         done = committed_units(out)
         todo = [unit for unit in planned if unit.id not in done]
+        left = Counter(source.id for unit in todo for source in unit.sources)
         report = BuildReport(
             sources=len(found) + len({drop.path for drop in drops} - {item.path for item in found}),
             dropped=dict(Counter(drop.reason for drop in drops)),
-            skipped_committed=sum(len(unit.sources) for unit in planned if unit.id in done),
+            skipped_committed=len({source.id for unit in planned for source in unit.sources} - set(left)),
         )
-        all_sources = sum(len(unit.sources) for unit in todo)
-        finished = 0
+        all_sources, finished = len(left), 0
+        by_id = {unit.id: unit for unit in todo}
         progress(BuildProgress(0, all_sources, 0, sum(report.dropped.values())))
         for result in pool.run(recipe, out, todo):
-            finished += result.sources
+            for source in by_id[result.unit].sources:  # a source is done with its last span
+                left[source.id] -= 1
+                finished += left[source.id] == 0
             _add(report, result)
-            progress(BuildProgress(finished, all_sources, report.samples, sum(report.dropped.values())))
+            dropped = sum(report.dropped.values())
+            progress(BuildProgress(finished, all_sources, report.samples, dropped))
         report.cpu_seconds += pool.model_cpu_seconds()
 
     report.corpus_samples = len(open_corpus(out))
@@ -145,15 +152,17 @@ def _do_unit(recipe: BuildRecipe, out: Path, unit: Unit, ask: Ask) -> _UnitResul
     def outcomes() -> Iterator[Sample | Drop]:
         nonlocal decoded_ns
         for source in unit.sources:
-            for outcome in weave(source, recipe, ask):
-                if outcome.clip is not None:
-                    decoded_ns += outcome.clip.duration_ns
+            until_ns: int | None = None
+            for outcome in weave(source, recipe, ask, span=unit.span):
+                if outcome.clip is not None:  # clips may overlap; what they share was decoded once
+                    start_ns, end_ns = outcome.clip.start_ns, outcome.clip.end_ns
+                    decoded_ns += max(0, end_ns - (start_ns if until_ns is None else max(start_ns, until_ns)))
+                    until_ns = end_ns if until_ns is None else max(until_ns, end_ns)
                 yield outcome
 
     written = write_unit(out, unit.id, outcomes(), list(recipe.modalities))
     return _UnitResult(
         unit=unit.id,
-        sources=len(unit.sources),
         samples=written.samples,
         dropped=dict(written.dropped),
         bytes=written.bytes,
@@ -162,14 +171,32 @@ def _do_unit(recipe: BuildRecipe, out: Path, unit: Unit, ask: Ask) -> _UnitResul
     )
 
 
-def _identify_each(paths: Sequence[str]) -> list[SourceId | Drop]:
-    ids: list[SourceId | Drop] = []
+def _is_splittable(recipe: BuildRecipe) -> bool:
+    """Whether clips of a part can be told without the rest: some detectors' cuts depend on all that came before."""
+    if not recipe.clips.needs_cuts:
+        return True
+    return detector_of(recipe.clips.detector, ask_here()).reach is not None
+
+
+def _read_each(paths: Sequence[str], reading: Reading) -> list[Identified | Drop]:
+    return [reading.read(path) for path in paths]
+
+
+def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    total = 0
     for path in paths:
         try:
-            ids.append(identify(path))
-        except OSError as error:
-            ids.append(Drop(path, "list", "unreadable", error.strerror or str(error)))
-    return ids
+            size = Path(path).stat().st_size
+        except OSError:  # gone since it was found: the task says so
+            size = 0
+        if batch and (len(batch) == READ_BATCH or total + size > READ_BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(path)
+        total += size
+    if batch:
+        yield batch
 
 
 def share_out(gpus: float, wanted: Sequence[float], cpus: int) -> list[tuple[float, int]]:
@@ -192,8 +219,8 @@ def share_out(gpus: float, wanted: Sequence[float], cpus: int) -> list[tuple[flo
 class _Here:
     """Runs everything in this process: for debugging, and for a handful of files."""
 
-    def identify_all(self, paths: Sequence[str]) -> Iterable[SourceId | Drop]:
-        return _identify_each(paths)
+    def identify_all(self, paths: Sequence[str], reading: Reading) -> Iterable[Identified | Drop]:
+        return _read_each(paths, reading)
 
     def run(self, recipe: BuildRecipe, out: Path, units: Sequence[Unit]) -> Iterator[_UnitResult]:
         ask = ask_here()
@@ -224,12 +251,11 @@ class _OnRay:
         actor = ray.remote(_ModelActor).options(num_cpus=0, num_gpus=gpus, max_restarts=3, max_task_retries=3)
         return [actor.remote(ref) for _ in range(count)]
 
-    def identify_all(self, paths: Sequence[str]) -> Iterable[SourceId | Drop]:
+    def identify_all(self, paths: Sequence[str], reading: Reading) -> Iterable[Identified | Drop]:
         import ray
 
-        task = ray.remote(_identify_each)
-        batches = [paths[start : start + IDENTIFY_BATCH] for start in range(0, len(paths), IDENTIFY_BATCH)]
-        return itertools.chain.from_iterable(ray.get([task.remote(batch) for batch in batches]))
+        task = ray.remote(_read_each)
+        return itertools.chain.from_iterable(ray.get([task.remote(batch, reading) for batch in _batches(paths)]))
 
     def model_cpu_seconds(self) -> float:
         import ray
@@ -260,10 +286,9 @@ class _OnRay:
                 except RayTaskError as error:
                     raise error.cause from None  # what went wrong there, not how it travelled
                 except (WorkerCrashedError, OutOfMemoryError) as error:
-                    names = ", ".join(source.path for source in unit.sources)
                     raise RuntimeError(
                         f"the worker of unit {unit.id} died {UNIT_RETRIES + 1} times ({type(error).__name__});"
-                        f" all other units keep what they committed. Free memory, or leave these out: {names}"
+                        f" all other units keep what they committed. Free memory, or leave these out: {unit}"
                     ) from error
 
 

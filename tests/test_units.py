@@ -7,20 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from omniloom.modalities import Drop, SourceId
-from omniloom.pipeline.sources import Found, identify
-from omniloom.pipeline.units import UnitsConfig, plan_units
+from omniloom.modalities import Drop
+from omniloom.modalities.sample import NS_PER_S
+from omniloom.pipeline.commit import write_durably
+from omniloom.pipeline.probe import StreamsConfig
+from omniloom.pipeline.sidecar import read_sealed, sealed_bytes
+from omniloom.pipeline.sources import Found
+from omniloom.pipeline.spans import DAWN, DUSK, Span
+from omniloom.pipeline.units import Identified, Reading, UnitsConfig, plan_units
+from tests.media import make_clip
 
 
 class Hashing:
     """Identifies files and counts how many it had to read."""
 
-    def __init__(self) -> None:
+    def __init__(self, span_s: float = 0) -> None:
         self.read = 0
+        self._reading = Reading(StreamsConfig(), span_s)
 
-    def __call__(self, paths: Sequence[str]) -> list[SourceId | Drop]:
+    def __call__(self, paths: Sequence[str]) -> list[Identified | Drop]:
         self.read += len(paths)
-        return [identify(path) for path in paths]
+        return [self._reading.read(path) for path in paths]
 
 
 def files(folder: Path, contents: dict[str, str]) -> list[Found]:
@@ -91,3 +98,64 @@ def test_a_flipped_byte_in_the_plan_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
         plan_units(tmp_path, [], Hashing())
+
+
+def long_one(path: Path, seconds: float = 40) -> Found:
+    path.parent.mkdir(exist_ok=True)
+    return Found(str(make_clip(path, seconds=seconds, fps=5, size=(32, 32), tone=False)))
+
+
+def edges_s(spans: Sequence[Span | None]) -> list[float]:
+    return [span.start_ns / NS_PER_S for span in spans if span is not None and span.start_ns != DAWN]
+
+
+def test_each_span_of_a_long_source_is_a_unit_and_short_sources_around_it_share_theirs(tmp_path: Path) -> None:
+    found = files(tmp_path / "media", {"a.mp4": "a", "z.mp4": "z"})
+    found.insert(1, long_one(tmp_path / "media" / "film.mp4"))
+    units, _ = plan_units(tmp_path, found, Hashing(10))
+    assert [[Path(source.path).name for source in unit.sources] for unit in units] == [
+        ["a.mp4", "z.mp4"], ["film.mp4"], ["film.mp4"], ["film.mp4"], ["film.mp4"],
+    ]  # fmt: skip
+    assert units[0].span is None
+    assert edges_s([unit.span for unit in units]) == [10, 20, 30]
+    assert [unit.id for unit in units] == [0, 1, 2, 3, 4]
+    assert str(units[2]) == f"{found[1].path} (from 10 s to 20 s)"
+    again, _ = plan_units(tmp_path, found, Hashing(10))
+    assert again == units
+
+
+def test_a_planned_source_keeps_its_spans_whatever_length_is_asked_for_later(tmp_path: Path) -> None:
+    film, short = long_one(tmp_path / "media" / "film.mp4"), long_one(tmp_path / "media" / "other.mp4", seconds=36)
+    first, _ = plan_units(tmp_path, [film], Hashing(10))
+    Path(film.path).touch()  # it is read again, and known by its content
+    hashing = Hashing(15)
+    later, _ = plan_units(tmp_path, [film, short], hashing)
+    assert hashing.read == 2
+    assert later[: len(first)] == first
+    assert edges_s([unit.span for unit in later[len(first) :]]) == [15]
+    assert [unit.id for unit in later] == list(range(len(later)))
+
+
+def test_a_source_planned_whole_stays_whole(tmp_path: Path) -> None:
+    film = long_one(tmp_path / "media" / "film.mp4")
+    first, _ = plan_units(tmp_path, [film], Hashing(0))
+    Path(film.path).touch()
+    assert plan_units(tmp_path, [film], Hashing(10))[0] == first
+    assert [unit.span for unit in first] == [None]
+
+
+def test_a_plan_of_an_earlier_version_knows_no_spans_and_is_continued(tmp_path: Path) -> None:
+    short = files(tmp_path / "media", {"a.mp4": "a"})
+    first, _ = plan_units(tmp_path, short, Hashing())
+    path = tmp_path / "plan.parquet"
+    table, record = read_sealed(path, None)
+    write_durably(path, sealed_bytes(table.drop_columns(["span_start_ns", "span_end_ns"]), record))
+    later, _ = plan_units(tmp_path, [*short, long_one(tmp_path / "media" / "film.mp4")], Hashing(10))
+    assert later[:1] == first
+    assert [unit.span for unit in later[:2]] == [None, Span(DAWN, 10 * NS_PER_S)]
+    assert later[-1].span == Span(30 * NS_PER_S, DUSK)
+
+
+def test_a_span_length_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="span_s"):
+        UnitsConfig(span_s=-1)
