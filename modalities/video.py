@@ -210,6 +210,8 @@ class _Encoder:
         width, height = max(2, frame.width & ~1), max(2, frame.height & ~1)
         if self._container is None or self._stream is None:
             self._container, self._stream = self._open(width, height)
+            if frame.format.name == "yuv420p":
+                _tell_colours(self._stream.codec_context, frame)
         width, height = self._stream.width, self._stream.height  # a stream may change its size midway
         if (frame.width, frame.height, frame.format.name) != (width, height, "yuv420p"):
             frame = frame.reformat(width=width, height=height, format="yuv420p")
@@ -264,6 +266,12 @@ class _Encoder:
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {**options, "crf": str(self._config.crf)}
         return container, stream
+
+
+def _tell_colours(context: Any, frame: av.VideoFrame) -> None:
+    """The movie states its frames' matrix: untold, players and `codecs` would guess it from its size."""
+    context.colorspace, context.color_range = frame.colorspace, frame.color_range
+    context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
 
 
 class _Copier:

@@ -302,3 +302,20 @@ def test_rotation_and_oblong_pixels_give_upright_square_pictures(tmp_path: Path,
         red = {0: 0, 90: 2, 180: 3, 270: 1}[rotation]  # counter-clockwise: top left, bottom left, ...
         for picture in (rgb, seen):
             assert int(np.argmax([int(picture[at][0]) for at in quarters])) == red
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp9"])
+@pytest.mark.parametrize("matrix", [1, 5])
+def test_a_movie_is_read_back_in_the_colours_of_its_source(codec: Any, matrix: int) -> None:
+    from omniloom.modalities import video
+    from omniloom.modalities.base import read
+
+    base = av.VideoFrame.from_ndarray(_patches(COLOURS), format="rgb24")
+    source = VideoReformatter().reformat(base, format="yuv420p", dst_colorspace=matrix, dst_color_range=1)
+    recorder = video.recorder(video.Config(codec=codec, crf=4))
+    assert recorder is not None
+    for index in range(3):
+        recorder.picture(Scaler().yuv(source, (192, 96)), index * 40_000_000)
+    movie: Any = recorder.finish(None)
+    back = read(video, video.encode(movie)).rgb[1]
+    assert np.abs(_middles(back) - COLOURS.astype(int)).max() <= 5
