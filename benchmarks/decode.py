@@ -119,20 +119,26 @@ def run(options: Options) -> dict[str, Any]:
             "chain_finds_cuts_with": peers.finder_of_cuts(),
             "sources": [_figures(media, rounds[media.name]) for media in sources],
         }
-        if not options.quick:
+        report["claims"] = {
+            f"{source['name']}: {name}": figures["median"]
+            for source in report["sources"]
+            for name, figures in source["claims"].items()
+        }
+        report["minutes"] = round((time.monotonic() - began) / 60, 1)
+        _write(report, options.folder)
+        if not options.quick:  # last, and written apart: should Ray not start, the figures above are kept
             report["wall"] = _wall(next(media for media in sources if media.name == _LONG), folder)
-    report["claims"] = {
-        f"{source['name']}: {name}": figures["median"]
-        for source in report["sources"]
-        for name, figures in source["claims"].items()
-    }
-    report["minutes"] = round((time.monotonic() - began) / 60, 1)
-    if options.folder is not None:
-        options.folder.mkdir(parents=True, exist_ok=True)
-        (options.folder / "decode.json").write_text(json.dumps(report, indent=2) + "\n")
-        (options.folder / "decode.md").write_text(as_markdown(report))
-        draw(report, options.folder / "decode.png")
+            report["minutes"] = round((time.monotonic() - began) / 60, 1)
+            _write(report, options.folder)
     return report
+
+
+def _write(report: dict[str, Any], folder: Path | None) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "decode.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "decode.md").write_text(as_markdown(report))
+        draw(report, folder / "decode.png")
 
 
 def _measure(
