@@ -41,6 +41,7 @@ class PacketShelf:
         self._audio = self._container.streams[info.audio.index] if info.audio else None
         self._soundtrack = soundtrack
         self._packets: list[Any] = []
+        self._counts = "avi" in info.format
         self._many = 64
 
     def add(self, packet: Any) -> None:
@@ -59,7 +60,9 @@ class PacketShelf:
 
         first = self._first_for(start_ns)
         shown = [at for at, packet in enumerate(self._packets) if at >= first and self._time(packet) < end_ns]
-        video = self._packets[first : shown[-1] + 1] if shown else []
+        # Of AVI only decoding tells when a packet is shown: all are handed over.
+        last = len(self._packets) if self._counts else shown[-1] + 1 if shown else first
+        video = self._packets[first:last]
         audio = self._soundtrack.packets(start_ns, end_ns) if self._audio is not None else []
         for name, recorder in recorders.items():
             if not wants_packets(recorder):

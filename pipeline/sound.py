@@ -113,12 +113,15 @@ class Soundtrack:
         return Heard(samples, present, drift * to_ms, overlap * to_ms, tuple(damage))
 
     def packets(self, start_ns: int, end_ns: int) -> list[Any]:
-        """The coded packets that sound during [start_ns, end_ns), if they are kept."""
+        """The coded packets that sound during [start_ns, end_ns), and the one before, if they are kept.
+
+        From the one before, the first one's sound is made too (AAC, MP3, Opus).
+        """
         found: list[Any] = []
         for index in self._indices(start_ns - _RUN_UP_NS, end_ns):
             for packet in self._stretch(index).packets:
                 at_ns = to_ns(packet.pts, packet.time_base)
-                if at_ns < end_ns and at_ns + to_ns(packet.duration or 1, packet.time_base) > start_ns:
+                if at_ns < end_ns and at_ns + 2 * to_ns(packet.duration or 1, packet.time_base) > start_ns:
                     found.append(packet)
         return found
 
