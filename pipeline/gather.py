@@ -15,6 +15,7 @@ from omniloom.pipeline.clips import Clipper, Close, Open
 from omniloom.pipeline.cuts import Cuts
 from omniloom.pipeline.decode import Damage, Picture, first_picture, pictures
 from omniloom.pipeline.foresight import Wants
+from omniloom.pipeline.interlace import deinterlace
 from omniloom.pipeline.listen import Listener
 from omniloom.pipeline.packets import PacketShelf, copies, recorders_of, wants_packets
 from omniloom.pipeline.picture import Scaler, turn_of
@@ -134,7 +135,7 @@ class _Gatherer:
             wants=None if self._sees_all or self._cuts else self._foresee(),
             packets=self._shelf.add if self._shelf else None,
         )
-        for item in stream:
+        for item in deinterlace(stream):
             if isinstance(item, Damage):
                 self._damage.append(item)
                 continue

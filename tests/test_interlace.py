@@ -11,9 +11,16 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from omniloom.modalities import Sample, load
+from omniloom.modalities.base import read
+from omniloom.pipeline.clips import ClipsConfig
 from omniloom.pipeline.decode import Damage, Picture, pictures
+from omniloom.pipeline.extract import weave
 from omniloom.pipeline.interlace import deinterlace
 from omniloom.pipeline.probe import probe
+from omniloom.pipeline.recipe import BuildRecipe
+from omniloom.pipeline.sources import Source, identify
+from omniloom.pipeline.spans import DAWN, DUSK, Span
 
 WIDTH, HEIGHT, FIELDS = 160, 96, 48
 
@@ -158,3 +165,28 @@ def test_times_rise_in_a_real_decode(tmp_path: Path) -> None:
     assert all(a.end_ns == b.start_ns for a, b in pairwise(out))
     with av.open(str(path)) as container:
         assert len(out) == sum(1 for _ in container.decode(video=0))
+
+
+def test_a_build_deinterlaces_and_spans_of_the_source_give_the_same_samples(tmp_path: Path) -> None:
+    moments = np.concatenate([_moments(), _moments()[::-1]] * 5)[:450]
+    filters = "tinterlace=mode=interleave_top,setfield=tff,format=yuv420p"
+    codec = "-c:v libx264 -crf 12 -g 12 -flags +ildct+ilme -x264-params tff=1"
+    path = _encode(tmp_path / "long.mp4", moments, "-vf", filters, *codec.split())
+    recipe = BuildRecipe(modalities=("frames", "video"), clips=ClipsConfig(length_s=3.0))
+    source = Source(str(path), identify(str(path)), {})
+
+    def samples(span: Span | None) -> list[Sample]:
+        outcomes = list(weave(source, recipe, ask=lambda *_: None, span=span))
+        assert all(isinstance(outcome, Sample) for outcome in outcomes), outcomes
+        return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
+
+    whole = samples(None)
+    edges = [DAWN, 2_900_000_000, 5_500_000_000, DUSK]
+    parts = [sample for start, end in pairwise(edges) for sample in samples(Span(start, end))]
+    assert len(whole) == 3
+    assert [sample.parts["frames"].data for sample in parts] == [sample.parts["frames"].data for sample in whole]
+    assert [sample.parts["video"].data for sample in parts] == [sample.parts["video"].data for sample in whole]
+    shown = read(load("frames"), whole[0].parts["frames"]).rgb.astype(float).mean(-1)
+    with av.open(str(path)) as container:
+        woven = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(float).mean(-1)
+    assert np.mean([_comb(picture) for picture in shown]) < 0.3 * _comb(woven)
