@@ -14,8 +14,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from omniloom.modalities import Rejected, remux, video
+from omniloom.modalities import Rejected, Sample, remux, video
 from omniloom.modalities.base import Waveform, read
+from omniloom.pipeline.clips import ClipsConfig
+from omniloom.pipeline.extract import weave
+from omniloom.pipeline.recipe import BuildRecipe
+from omniloom.pipeline.sources import Source, identify
 from tests import independent
 from tests.media import make_clip
 
@@ -147,6 +151,27 @@ def test_a_copy_reads_back_as_the_pictures_of_the_source(name: str, tmp_path: Pa
     played = independent.pictures(save(movie, tmp_path / "copy.mp4"))
     assert len(played.pts_ns) == len(own)
     assert np.abs(np.array(played.pts_ns) - movie.pts_ns).max() <= TICK_NS
+
+
+@pytest.mark.parametrize("name", ["open-gop.mp4", "b-frames.avi", "hevc.ts"])
+def test_a_build_copies_every_picture_of_every_clip(name: str, tmp_path: Path) -> None:
+    path = source(tmp_path / name)
+    recipe = BuildRecipe(
+        modalities=("frames", "video", "audio"),
+        clips=ClipsConfig(length_s=1.7, min_s=0.5),
+        sections={"video": video.Config(codec="copy")},
+    )
+    found = Source(str(path), identify(str(path)))
+    samples = [sample for sample in weave(found, recipe, lambda ref, *_: None) if isinstance(sample, Sample)]
+    assert len(samples) == 3
+    pictures = seen(path)
+    for sample in samples:
+        clip, part = sample.clip, sample.parts["video"]
+        own = [picture for picture in pictures if clip.start_ns <= picture.start_ns < clip.end_ns]
+        back = read(video, part)
+        assert back.has_audio
+        assert list(back.pts_ns) == [picture.start_ns - clip.start_ns for picture in own]
+        assert np.array_equal(back.rgb, np.stack([picture.rgb for picture in own]))
 
 
 def test_a_copy_of_a_files_beginning_and_end_misses_nothing(tmp_path: Path) -> None:
