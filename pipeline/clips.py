@@ -256,8 +256,6 @@ class Clipper:
             else:
                 assert planned is not None
                 begun = True
-                if self._parted and not hidden:
-                    self._live.clear()
                 run = self._begin(planned, at_ns)
                 if not hidden:
                     self._parted = False
@@ -321,7 +319,7 @@ class Clipper:
         if anew or self._origin_ns is None:
             self._live.clear()
             self._origin_ns = start_ns
-        self._next = max(0, (start_ns - _NEAR_NS - 1 - self._origin_ns) // self._step_ns)
+        self._next = max(0, (start_ns - self._origin_ns) // self._step_ns)
 
     def _begin_shot(self, start_ns: int, first: bool, parted: bool) -> None:
         """A shot begins with this picture, if one does; if it began before the first we see, it is not ours."""
