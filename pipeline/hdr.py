@@ -64,7 +64,7 @@ def to_bt709(rgb: np.ndarray, look: Look) -> np.ndarray:
 
     Light by the curves of ITU-R BT.2100 (HLG for a screen of 1000 nits), on each channel the tone curve of BT.2390 from
     1000 to 203 nits, primaries by BT.2087 with what lies outside BT.709 clipped, and the inverse of BT.1886. Light up
-    to 95 nits keeps its ratios; reference white (203 nits) becomes 0.90 and 1000 nits becomes 1.
+    to 88 nits keeps its ratios; reference white (203 nits) becomes 0.90 and 1000 nits becomes 1.
     """
     rgb = np.asarray(rgb, np.float64)
     if look.transfer == "sdr":
