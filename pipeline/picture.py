@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from omniloom.modalities.sample import Rejected
 from omniloom.pipeline.hdr import Look, ToneMap, curve, look_of
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_TRC_BT709, AVCOL_PRI_BT709 and SWS_CS_ITU709 alike
 _BT601 = 5
 _BT2020 = 9
-_SWS_MATRIX = {6: _BT601, 10: _BT2020}
+_SWS_MATRIX = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: _BT2020, 10: _BT2020}
 _UNSPECIFIED = (0, 2)
 _FULL_RANGE = 2
 _LIMITED_RANGE = 1
@@ -207,10 +208,15 @@ def _even(length: float, scale: float) -> int:
 
 
 def _matrix_of(frame: VideoFrame) -> int:
-    """The frame's YUV matrix, in swscale's numbers; of RGB the one that YUV made from it gets."""
+    """The frame's YUV matrix, in swscale's numbers; of RGB the one that YUV made from it gets.
+
+    Raises Rejected("decode", "unknown-colours") for YCgCo, ICtCp and others that swscale cannot read.
+    """
     matrix = frame.colorspace
-    if matrix not in (*_UNSPECIFIED, 3):
-        return _SWS_MATRIX.get(matrix, matrix)
+    if matrix in _SWS_MATRIX:
+        return _SWS_MATRIX[matrix]
+    if matrix not in (*_UNSPECIFIED, 3) and _is_yuv(frame.format.name):
+        raise Rejected("decode", "unknown-colours", f"YUV matrix {matrix} of ITU-T H.273 cannot be read")
     if frame.color_primaries == _BT2020 and _is_yuv(frame.format.name):
         return _BT2020
     # Videos that do not state their matrix are meant as players take them: BT.709 from 720 lines up.

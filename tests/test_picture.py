@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from omniloom.modalities.sample import Rejected
 from omniloom.pipeline.hdr import Look, look_of, to_bt709
 from omniloom.pipeline.picture import Scaler
 from tests.media import make_clip
@@ -124,6 +125,14 @@ def test_the_matrix_of_a_movie_is_the_sources_own_and_is_told(size: tuple[int, i
     shown = Scaler().rgb(frame, (320, 180))[90, 160].astype(int)
     assert abs(shown[0] - 255 * (y + r_v * chroma)) < 1.5
     assert abs(shown[2] - 255 * (y + b_u * chroma)) < 1.5
+
+
+def test_colours_that_cannot_be_read_are_rejected_by_name_instead_of_shown_wrong() -> None:
+    frame = _frame("yuv420p")
+    frame.colorspace = 8  # YCgCo
+    for form in (Scaler().rgb, Scaler().yuv):
+        with pytest.raises(Rejected, match="unknown-colours"):
+            form(frame, (96, 48))
 
 
 def test_colours_keep_their_resolution_when_a_frame_shrinks() -> None:
