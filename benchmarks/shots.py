@@ -220,6 +220,7 @@ def _write(report: dict[str, Any], options: Options) -> None:
         name = "shots" if report["half"] == "test" else f"shots-{report['half']}"
         (options.folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
         (options.folder / f"{name}.md").write_text(as_markdown(report))
+        draw(report, options.folder / f"{name}.png")
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -288,6 +289,32 @@ def _by_group(scores: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Bars of what was found of each kind of change, and of false answers a minute where there is nothing to find."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    scores = report["scores"]
+    kinds = [kind for kind, score in next(iter(scores.values())).items() if score["changes"] and kind != "all"]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.8), width_ratios=[3, 1], layout="constrained")
+    width = 0.8 / len(scores)
+    for number, (name, groups) in enumerate(scores.items()):
+        at = [place + (number - (len(scores) - 1) / 2) * width for place in range(len(kinds))]
+        left.bar(at, [groups[kind]["recall"] for kind in kinds], width, label=name)
+        steady = [score for score in groups.values() if not score["changes"]]
+        false = sum(score["false_per_minute"] for score in steady) / max(len(steady), 1)
+        right.barh(len(scores) - number, false)
+    left.set_xticks(range(len(kinds)), kinds)
+    left.set_ylabel("found, of all")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside upper center", frameon=False)
+    right.set_yticks([])
+    right.set_xlabel("false answers a minute,\nvideos without changes")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
