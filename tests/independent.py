@@ -28,7 +28,7 @@ _LUMA = re.compile(r"YAVG=([\d.]+)")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The pictures of a file's first video stream, in the order in which they are shown."""
+    """The pictures of a video stream, in the order in which they are shown."""
 
     pts_ns: list[int]
     """Presentation time, each rounded from ticks to the nearest nanosecond."""
@@ -42,7 +42,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The samples of a file's first audio stream at its own rate, the loudest of the channels at each moment."""
+    """The samples of an audio stream at its own rate, the loudest of the channels at each moment."""
 
     samples: np.ndarray
     """float32 (N,), from `first` on; 0 where the stream has none."""
@@ -56,11 +56,11 @@ class Heard:
         return [self.first / self.rate_hz + at_s for at_s in beeps(self.samples, self.rate_hz)]
 
 
-def pictures(path: Path) -> Shown:
-    """Every picture of the file that a player would show, decoded by ffmpeg."""
+def pictures(path: Path, stream: str = "v:0") -> Shown:
+    """Every picture of a stream ("v:0": the first video, "3": the file's fourth) that a player would show."""
     measure = "signalstats,metadata=print:key=lavfi.signalstats.YAVG:file=pipe\\\\:2"
     table, lumas = _run(
-        path, "-map 0:v:0 -fps_mode passthrough -enc_time_base demux -vf", measure, "-f framecrc pipe:1"
+        path, f"-map 0:{stream} -fps_mode passthrough -enc_time_base demux -vf", measure, "-f framecrc pipe:1"
     )
     lines = table.decode()
     tick = Fraction(_header(lines, "tb"))
@@ -70,9 +70,11 @@ def pictures(path: Path) -> Shown:
     return Shown(pts_ns, is_white)
 
 
-def sound(path: Path) -> Heard:
-    """Every sample of the file, decoded by ffmpeg and laid where its timestamps say."""
-    raw, lines = _run(path, "-map 0:a:0 -c:a pcm_f32le -f f32le pipe:1 -map 0:a:0 -c:a pcm_f32le -f framecrc pipe:2")
+def sound(path: Path, stream: str = "a:0") -> Heard:
+    """Every sample of the stream, decoded by ffmpeg and laid where its timestamps say."""
+    raw, lines = _run(
+        path, f"-map 0:{stream} -c:a pcm_f32le -f f32le pipe:1 -map 0:{stream} -c:a pcm_f32le -f framecrc pipe:2"
+    )
     rate_hz = int(_header(lines, "sample_rate"))
     assert Fraction(_header(lines, "tb")) == Fraction(1, rate_hz)
     blocks = [(int(pts), int(count)) for pts, count in _PACKET.findall(lines)]

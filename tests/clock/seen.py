@@ -103,11 +103,11 @@ def _laid(clips: Iterable[tuple[Any, ...]]) -> Seen:
 def _parts(samples: Iterable[Sample]) -> Iterator[tuple[Any, ...]]:
     for sample in samples:
         shown: dict[str, Any] = {}
-        for name in ("frames", "video"):
+        for name in sample.parts.keys() & {"frames", "video"}:
             value = read(load(name), sample.parts[name])
             shown[name] = (value.pts_ns, value.rgb.mean(axis=(1, 2, 3)) > WHITE)
         sound = read(load("audio"), sample.parts["audio"]).samples if "audio" in sample.parts else None
-        yield sample.clip.start_ns, sample.clip.end_ns, shown["frames"], sound, shown["video"]
+        yield sample.clip.start_ns, sample.clip.end_ns, shown["frames"], sound, shown.get("video")
 
 
 def _nearest(time_ns: int) -> int:
