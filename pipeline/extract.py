@@ -120,12 +120,12 @@ class _Weaver:
         clip, heard = gathered.clip, gathered.heard
         return measure(
             gathered.frames,
-            heard.samples,
-            heard.present,
+            heard.samples if heard else None,
+            heard.present if heard else None,
             gathered.luma,
             self._recipe.signals,
             gathered.listener.speech(clip.start_ns, clip.end_ns),
-            heard.drift_ms,
+            heard.drift_ms if heard else None,
         )
 
     def _drop(self, gathered: Gathered, stage: Any, reason: str, detail: str) -> Drop:

@@ -47,7 +47,8 @@ class Gathered:
     recorders: Mapping[str, Recorder]
     cues: tuple[Cue, ...]
     facts: Mapping[str, Fact]
-    heard: Heard
+    heard: Heard | None
+    """None for a source without a sound track."""
     listener: Listener
     """What models make of the source's sound."""
     luma: tuple[np.ndarray, np.ndarray] | None
@@ -296,7 +297,7 @@ class _Gatherer:
                 "width": opened.upright[0] if track else None,
                 "height": opened.upright[1] if track else None,
             },
-            heard=heard,
+            heard=heard if self._info.audio else None,
             listener=self._listener,
             luma=_as_arrays(opened.luma) if self._watches and opened.luma else None,
         )

@@ -52,7 +52,7 @@ class Listener:
         return spoken_s / (end_s - start_s)
 
     def intervals(self, cues: Sequence[TimedText], span: Span | None) -> list[tuple[int, int]] | None:
-        """Where clips by transcript, captions or speech lie that begin in the span; None if clips are cut otherwise.
+        """Where clips by transcript, captions or speech lie, up to the span's end; None if clips are cut otherwise.
 
         Sentences of one block are packed apart from the next block's, so that a span needs no other's sound.
         """
@@ -69,7 +69,7 @@ class Listener:
                 said = [answer] if clips.by == "transcript" else answer
                 planned = aligned.from_transcript(said, clips) if name != _SPEECH else aligned.from_speech(said, clips)
                 found += [(max(first, begin_ns), min(last, until_ns)) for first, last in planned]
-        return [one for one in found if start_ns <= one[0] < end_ns]
+        return [one for one in found if one[0] < end_ns]
 
     def _all(self, name: str, start_ns: int, end_ns: int) -> list[tuple[int, int, Any]]:
         """(begin_ns, until_ns, answer) of the blocks of which there is something to say."""

@@ -293,7 +293,7 @@ def _hear(path: str, track: AudioTrack, from_ns: int | None, keep_packets: bool)
                 continue
             if packet.size and packet.has_sidedata("encryption_info"):
                 raise Rejected("decode", "encrypted", "the audio stream is encrypted")
-            at_ns = to_ns(pts, stream.time_base)
+            at_ns = to_ns(pts, track.time_base)
             if keep_packets and packet.size and packet.pts is not None:
                 yield _Coded(sample_at(at_ns), packet)
             try:

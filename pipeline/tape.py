@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     import av
 
 SAMPLE_RATE_HZ = 16_000
+_BLOCK = 4000
+"""Samples given out at once: what is done once a block costs little then."""
+_SMOOTHING_S = 0.3
+_DRIFT_S = 0.0004
+"""Drift below this is left alone: rounding to milliseconds, smoothed over so long, stays below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ class Tape:
         self._run_start = 0.0
         self._run_taken = 0
         self._drift = 0.0
+        self._drifts = 0.0
+        """How fast the drift grows: samples a sample."""
         self._owed = 0
 
     def frame(self, frame: av.AudioFrame) -> Iterator[Sound | Mend]:
@@ -79,38 +86,49 @@ class Tape:
             yield from self.finish()
             self._begin(shape, actual)
         else:
-            # Millisecond timestamps jitter by half of one; only what stays is drift, taken out a little at a time.
-            self._drift += (actual - expected - self._drift) / 16
-            if abs(self._drift) > 0.0008 * SAMPLE_RATE_HZ:
-                step = (
-                    round(self._drift) if abs(self._drift) < lasts / 100 else round(np.sign(self._drift) * lasts / 100)
-                )
-                self._owed += step
-                self._run_start += step
-                self._drift -= step
+            self._follow(actual - expected, lasts)
         self._run_taken += frame.samples
         frame.pts = None  # the resampler is to count, not to fill: that is done here
         resampler: Any = self._resampler
         for out in resampler.resample(frame):
-            yield from self._lay(out.to_ndarray()[0])
+            yield from self._lay(out)
+
+    def _follow(self, apart: float, lasts: float) -> None:
+        """Takes drift out, a little at a time: timestamps and samples are `apart` at a frame that `lasts` samples.
+
+        Timestamps of whole milliseconds jitter by half of one, so what is apart is smoothed; an alpha-beta filter, which
+        also follows how fast the clocks drift, and so does not lag behind them.
+        """
+        alpha = min(0.5, lasts / (_SMOOTHING_S * SAMPLE_RATE_HZ))
+        surprise = apart - self._drift - self._drifts * lasts
+        self._drift += self._drifts * lasts + alpha * surprise
+        self._drifts += alpha * alpha / 4 * surprise / lasts
+        if abs(self._drift) > _DRIFT_S * SAMPLE_RATE_HZ:
+            most = lasts / 100
+            step = round(max(-most, min(most, self._drift)))
+            self._owed += step
+            self._run_start += step
+            self._drift -= step
 
     def finish(self) -> Iterator[Sound | Mend]:
         """The sound that the resampler still holds."""
         if self._resampler is not None:
             for out in self._resampler.resample(None):
                 if out is not None and out.samples:
-                    yield from self._lay(out.to_ndarray()[0])
+                    yield from self._lay(out)
             self._resampler = None
 
     def _begin(self, shape: tuple[Any, ...], position: float) -> None:
         from av.audio.resampler import AudioResampler
 
-        self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+        self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ, frame_size=_BLOCK)
         self._shape = shape
-        self._run_start, self._run_taken, self._drift, self._owed = position, 0, 0.0, 0
+        self._run_start, self._run_taken, self._owed = position, 0, 0
+        self._drift = self._drifts = 0.0
         self._next = round(position)
 
-    def _lay(self, samples: np.ndarray) -> Iterator[Sound | Mend]:
+    def _lay(self, out: av.AudioFrame) -> Iterator[Sound | Mend]:
+        samples = np.frombuffer(out.planes[0], np.int16)[: out.samples].copy()
         count = len(samples)
         if self._owed and count > 2 * abs(self._owed):
             length = count + self._owed
