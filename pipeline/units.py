@@ -37,8 +37,11 @@ class UnitsConfig:
 
     max_sources: int = 16
     max_bytes: int = 256 * 1024 * 1024
-    span_s: float = 900.0
-    """A source of at least one and a half times this is split into parts of about this length, each a unit; 0: none."""
+    span_s: float = 1200.0
+    """A source of at least one and a half times this is split into parts of about this length, each a unit; 0: none.
+
+    Twice the ten minutes in which sound is decoded: other spans decode the sound at their borders once more.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.span_s <= 24 * 3600:
