@@ -209,24 +209,31 @@ def _pictures(container: av.container.InputContainer) -> tuple[list[np.ndarray],
     stream.codec_context.thread_count = 1
     rgb: list[np.ndarray] = []
     pts_ns: list[int] = []
+    matrix: tuple[int, int, int, int] | None = None
     for frame in container.decode(stream):
+        if matrix is None:  # the stream's: and reading it of every frame would keep them all in memory
+            matrix = _display_matrix(frame)
         if frame.is_corrupt or frame.pts is None or frame.time_base is None:
             raise ValueError(f"damaged MP4: picture {len(rgb)} is corrupt")
-        rgb.append(_upright(frame))
+        rgb.append(_upright(frame.to_ndarray(format="rgb24"), *matrix))
         pts_ns.append(round(frame.pts * frame.time_base * NS_PER_S))
     return rgb, pts_ns
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, 3), turned and mirrored as the frame's display matrix says: x' = a x + c y, y' = b x + d y."""
-    rgb = frame.to_ndarray(format="rgb24")
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d of how players show it: x' = a x + c y, y' = b x + d y."""
     for data in cast("Any", frame.side_data):
         if "DISPLAYMATRIX" in str(data.type):
             a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-            if abs(b) + abs(c) > abs(a) + abs(d):
-                rgb, a, d = rgb.swapaxes(0, 1), c, b
-            return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-    return rgb
+            return a, b, c, d
+    return 1, 0, 0, 1
+
+
+def _upright(rgb: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """uint8 (H, W, 3), turned and mirrored as the display matrix says."""
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        rgb, a, d = rgb.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 _ENCODERS: Mapping[str, Callable[[Any], bytes]] = {

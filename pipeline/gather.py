@@ -18,7 +18,7 @@ from omniloom.pipeline.foresight import Wants
 from omniloom.pipeline.interlace import deinterlace
 from omniloom.pipeline.listen import Listener
 from omniloom.pipeline.packets import PacketShelf, copies, recorders_of, wants_packets
-from omniloom.pipeline.picture import Scaler, turn_of
+from omniloom.pipeline.picture import Scaler
 from omniloom.pipeline.probe import VideoInfo, probe, say
 from omniloom.pipeline.sampling import FrameSampler
 from omniloom.pipeline.shots import ShotDetector, detector_of
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 AV_TOLERANCE_MS = 40
 """Sound missing from a clip for less than this is not worth a word: few sounds end just with the picture."""
 _LUMA_SIZE = (16, 9)
+_MAX_WAITING_BYTES = 256 * 1024 * 1024
+"""Pictures wait for the detector of cuts as they were decoded, if they fit: 4K ones and TransNetV2's do not."""
 
 
 @dataclass(slots=True)
@@ -112,6 +114,12 @@ class _Gatherer:
         if track is not None and recipe.clips.needs_cuts:
             self._detector = detector_of(recipe.clips.detector, ask)
             self._cuts = Cuts(self._detector, round(recipe.clips.margin_s * NS_PER_S))
+        self._shrinker = self._scaler
+        self._upright_size: tuple[int, int] | None = None
+        self._waiting_side = self._side_to_wait_at()
+        """Short side to which pictures are shrunk, and made upright, while they wait; None: they wait as decoded."""
+        if self._waiting_side is not None:
+            self._scaler, self._shrinker = Scaler(), self._scaler
         self._watches = recipe.signals.sync and info.audio is not None
         self._damage: list[Damage] = []
         self._open: dict[int, _OpenClip] = {}
@@ -201,9 +209,25 @@ class _Gatherer:
         if self._cuts is None or self._detector is None:
             yield picture, False, False
             return
-        assert picture.frame is not None, "where cuts count every picture is decoded"
-        thumbnail = self._scaler.thumbnail(picture.frame, *self._detector.size, format=self._detector.pix_fmt)
+        frame = picture.frame
+        assert frame is not None, "where cuts count every picture is decoded"
+        thumbnail = self._shrinker.thumbnail(frame, *self._detector.size, format=self._detector.pix_fmt)
+        if self._waiting_side is not None:
+            self._upright_size = self._shrinker.upright(frame)
+            smaller = self._shrinker.yuv(frame, self._shrinker.size(frame, self._waiting_side))
+            picture = Picture(smaller, picture.start_ns, picture.end_ns)
         yield from self._cuts.take(picture, picture.start_ns, picture.end_ns, thumbnail)
+
+    def _side_to_wait_at(self) -> int | None:
+        """Twice what anybody needs, if as many pictures as wait for the detector would not fit in memory."""
+        track = self._info.video
+        if track is None or self._detector is None:
+            return None
+        waiting = 2 * (self._detector.reach or 256)
+        if waiting * track.width * track.height * 3 // 2 <= _MAX_WAITING_BYTES:
+            return None
+        sections = [self._recipe.sections[name] for name in recorders_of(self._recipe)]
+        return 2 * max(self._settings.short_side, *(getattr(section, "short_side", 0) for section in sections), 0)
 
     def _place(self, picture: Picture, cut: bool, near_cut: bool) -> Iterator[Gathered | Drop]:
         self._scaled.clear()
@@ -231,7 +255,7 @@ class _Gatherer:
         import av.error
 
         if not clip.sizes:
-            clip.upright = (frame.width, frame.height)[:: -1 if turn_of(frame).transpose else 1]
+            clip.upright = self._upright_size or self._scaler.upright(frame)
         if clip.sampler.wants(start_ns, end_ns):
             clip.sampler.keep(start_ns, self._once(("rgb", self._size(clip, frame, self._settings.short_side)), frame))
         if self._watches:

@@ -71,6 +71,7 @@ class Scaler:
     def __init__(self, pixel_aspect: float = 1.0) -> None:
         self._pixel_aspect = pixel_aspect
         self._contexts: dict[object, Any] = {}
+        self._turn: tuple[int, Turn] | None = None
         self._tones: dict[Look, ToneMap] = {}
         self._points: dict[object, np.ndarray] = {}
 
@@ -79,11 +80,25 @@ class Scaler:
         # Oblong pixels: the long side shrinks, rather than the other being enlarged.
         width = frame.width * min(1.0, self._pixel_aspect)
         height = frame.height / max(1.0, self._pixel_aspect)
-        return fit(height, width, short_side) if turn_of(frame).transpose else fit(width, height, short_side)
+        return fit(height, width, short_side) if self.turn(frame).transpose else fit(width, height, short_side)
+
+    def upright(self, frame: VideoFrame) -> tuple[int, int]:
+        """(width, height) as coded, but upright."""
+        return (frame.height, frame.width) if self.turn(frame).transpose else (frame.width, frame.height)
+
+    def turn(self, frame: VideoFrame) -> Turn:
+        """How this frame becomes upright. The matrix is the stream's: it is read again when the angle changes.
+
+        Reading it makes PyAV tie the frame into a reference cycle: done for every frame, memory fills with frames.
+        """
+        angle = frame.rotation
+        if self._turn is None or self._turn[0] != angle:
+            self._turn = angle, turn_of(frame)
+        return self._turn[1]
 
     def rgb(self, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
         """Upright uint8 (H, W, 3), full range, in BT.709 (sRGB primaries): as coded, or toned (`pipeline/hdr.py`)."""
-        turn = turn_of(frame)
+        turn = self.turn(frame)
         look = look_of(frame)
         small = self._toned(frame, look, _coded(size, turn)) if look else frame
         if not look and _is_yuv(frame.format.name):
@@ -93,7 +108,7 @@ class Scaler:
 
     def yuv(self, frame: VideoFrame, size: tuple[int, int]) -> VideoFrame:
         """Upright yuv420p frame, limited range, tagged with its matrix: the source's own, BT.709 if toned."""
-        turn = turn_of(frame)
+        turn = self.turn(frame)
         look = look_of(frame)
         small = self._toned(frame, look, _coded(size, turn)) if look else frame
         scaled = self._scale(small, _coded(size, turn), "yuv420p")

@@ -96,8 +96,8 @@ class Tape:
     def _follow(self, apart: float, lasts: float) -> None:
         """Takes drift out, a little at a time: timestamps and samples are `apart` at a frame that `lasts` samples.
 
-        Timestamps of whole milliseconds jitter by half of one, so what is apart is smoothed; an alpha-beta filter, which
-        also follows how fast the clocks drift, and so does not lag behind them.
+        Timestamps of whole milliseconds jitter by half of one, so what is apart is smoothed: by an alpha-beta filter,
+        which also follows how fast the clocks drift and so does not lag behind them.
         """
         alpha = min(0.5, lasts / (_SMOOTHING_S * SAMPLE_RATE_HZ))
         surprise = apart - self._drift - self._drifts * lasts

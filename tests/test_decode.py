@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import subprocess
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
+import psutil
 import pytest
 
 from omniloom.pipeline.decode import Damage, Picture, first_picture, pictures
+from omniloom.pipeline.picture import Scaler
 from omniloom.pipeline.probe import probe
 from tests.media import make_clip
 
@@ -103,3 +106,23 @@ def test_every_packet_is_shown_before_its_picture(film: Path) -> None:
         assert isinstance(item, Picture)
         assert item.frame is not None
         assert item.frame.pts in shown
+
+
+def test_pictures_that_were_looked_at_do_not_stay_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.mp4"
+    source = "testsrc2=size=1920x1080:rate=25:duration=3"
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", source, "-pix_fmt", "yuv420p"]
+    subprocess.run([*ffmpeg, "-c:v", "libx264", "-preset", "ultrafast", str(path)], check=True)
+    scaler = Scaler()
+    gc.disable()  # it would hide frames that are kept by a cycle until it comes round: a gigabyte, of larger ones
+    try:
+        held: list[int] = []
+        for item in pictures(str(path), probe(str(path))):
+            assert isinstance(item, Picture)
+            assert item.frame is not None
+            scaler.yuv(item.frame, scaler.size(item.frame, 128))
+            scaler.rgb(item.frame, scaler.size(item.frame, 128))
+            held.append(psutil.Process().memory_info().rss)
+    finally:
+        gc.enable()
+    assert held[-1] - held[20] < 20 * 1920 * 1080 * 3 // 2, "fewer than 20 of the 55 pictures"
