@@ -199,6 +199,7 @@ def test_a_build_killed_amid_a_long_source_decodes_no_committed_span_again(media
     assert not list((corpus / "shards").glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_a_build_whose_workers_are_all_killed_goes_on_within_a_gigabyte_each() -> None:
     report = run(Options(quick=True))
     assert 4 <= report["spans_committed_before_the_kill"] < report["spans"] == 8
