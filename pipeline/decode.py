@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from omniloom.modalities.sample import NS_PER_S, Rejected
@@ -72,6 +73,8 @@ def pictures(
         screen = _Screen(track.frame_ns, counts, None if first_pts is None else to_ns(first_pts, stream.time_base))
         foresight = None if wants is None or counts else Foresight(wants, stream.time_base, first_pts)
         coded = demux(container, stream)
+        if first_pts is not None:
+            coded = dropwhile(lambda packet: getattr(packet, "pts", first_pts) != first_pts, coded)
         at_ns = track.start_ns or 0
         errors = 0
         for packet, wanted in foresight.packets(coded) if foresight else ((packet, True) for packet in coded):
@@ -211,19 +214,24 @@ def _landing(path: str, info: VideoInfo, from_ns: int, before: int) -> _Landing 
     track = info.video
     assert track is not None
     ahead_ns = NS_PER_S
+    latest_pts = _ticks(from_ns - ahead_ns, track.time_base)
     while from_ns - ahead_ns > (track.start_ns or 0):
         with open_media(path) as container:
             stream = only(container, track.index)
-            seek_pts = (from_ns - ahead_ns) * track.time_base.denominator // (track.time_base.numerator * NS_PER_S)
+            seek_pts = _ticks(from_ns - ahead_ns, track.time_base)
             try:
                 container.seek(seek_pts, stream=stream)
                 key_pts, count = _look_ahead(container, stream, from_ns)
             except av.error.FFmpegError:
                 return None
-            if key_pts is not None and key_pts <= seek_pts and count >= before:
+            if key_pts is not None and key_pts <= latest_pts and count >= before:
                 return _Landing(seek_pts, key_pts)
         ahead_ns *= 4
     return None
+
+
+def _ticks(time_ns: int, time_base: Fraction) -> int:
+    return time_ns * time_base.denominator // (time_base.numerator * NS_PER_S)
 
 
 def _look_ahead(container: InputContainer, stream: Any, until_ns: int) -> tuple[int | None, int]:
@@ -240,7 +248,7 @@ def _look_ahead(container: InputContainer, stream: Any, until_ns: int) -> tuple[
             break
         if key_pts is None:
             if not packet.is_keyframe:
-                return None, 0
+                continue  # MPEG-TS has no index: one lands amid a group of pictures
             key_pts = pts
         if first is None:
             first = next((frame for frame in packet.decode() if frame.pts is None or frame.pts >= key_pts), None)

@@ -16,7 +16,9 @@ from omniloom.benchmarks import Options
 from omniloom.benchmarks.long import run, samples
 from omniloom.modalities.sample import NS_PER_S
 from omniloom.pipeline import jobs
+from omniloom.pipeline.decode import pictures
 from omniloom.pipeline.jobs import BuildProgress, BuildReport, build
+from omniloom.pipeline.probe import probe, to_ns
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.shard import committed_units
 from omniloom.pipeline.units import UnitsConfig
@@ -205,3 +207,17 @@ def test_a_build_whose_workers_are_all_killed_goes_on_within_a_gigabyte_each() -
     assert 4 <= report["spans_committed_before_the_kill"] < report["spans"] == 8
     assert (report["spans_rewritten"], report["same_samples"], report["samples"]) == (0, True, 12)
     assert all(0 < one["peak_mb_of_a_worker"] < 1000 for one in report["runs"].values())
+
+
+@pytest.mark.parametrize("name", MEDIA)
+def test_a_late_span_is_entered_close_before_its_border_in_every_container(media: Path, name: str) -> None:
+    path = str(source(media, name))
+    info = probe(path)
+    assert info.video is not None
+    read: list[int] = []
+    from_ns = (info.video.start_ns or 0) + 35 * NS_PER_S
+    stream = pictures(
+        path, info, from_ns=from_ns, packets=lambda packet: read.append(to_ns(packet.pts or 0, packet.time_base))
+    )
+    next(stream)
+    assert from_ns - 12 * NS_PER_S < read[0] <= from_ns - NS_PER_S
