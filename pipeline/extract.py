@@ -11,7 +11,7 @@ from omniloom.modalities.base import Ask, Footage, Modality
 from omniloom.modalities.sample import Drop, Fact, Part, Rejected, Sample, SourceId
 from omniloom.pipeline.gather import Gathered, gather
 from omniloom.pipeline.probe import say
-from omniloom.pipeline.signals import measure
+from omniloom.pipeline.signals import measure, out_of_sync
 from omniloom.pipeline.sources import Source
 from omniloom.pipeline.spans import Span
 
@@ -106,6 +106,10 @@ class _Weaver:
         for name in required:
             if name not in parts:
                 return self._drop(gathered, "extract", f"no-{name}", f"the recipe requires {name}; the clip has none")
+        signals = self._signals(gathered)
+        lag_ms = out_of_sync(signals, self._recipe.signals)
+        if lag_ms is not None:
+            return self._drop(gathered, "extract", "out-of-sync", f"sound comes {lag_ms:+.0f} ms after the picture")
         return Sample(
             key=gathered.clip.key_under(self._recipe_hash),
             clip=gathered.clip,
@@ -113,7 +117,7 @@ class _Weaver:
             time_base=gathered.time_base,
             parts=parts,
             facts=facts,
-            signals=self._signals(gathered),
+            signals=signals,
         )
 
     def _signals(self, gathered: Gathered) -> dict[str, Fact]:

@@ -143,7 +143,8 @@ class Soundtrack:
         short block is there for clips that reach over the end of a span: they cost a minute of listening, not ten.
         """
         first_ns = self.first_ns
-        for number in itertools.count():
+        # Two borders a stretch; those before the stretch ahead of the start lie before it.
+        for number in itertools.count(max(0, 2 * ((start_ns - self._origin_ns) // STRETCH_NS) - 2)):
             begin_ns = self._border(number)
             if first_ns is None or begin_ns >= min(end_ns, self._end_ns()):
                 return

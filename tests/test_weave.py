@@ -18,6 +18,7 @@ from omniloom.pipeline.clips import ClipsConfig
 from omniloom.pipeline.extract import split_of, weave
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.sampling import sample_times
+from omniloom.pipeline.signals import SignalsConfig
 from omniloom.pipeline.sources import Source, identify
 from tests.media import beep_onsets, make_clip
 
@@ -222,3 +223,38 @@ def test_memory_does_not_grow_with_the_length_of_the_source(tmp_path: Path) -> N
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0] + 1_000_000
+
+
+def test_sound_that_surely_comes_late_is_dropped_where_the_recipe_says_so(tmp_path: Path) -> None:
+    flashes = [(k + 0.4 + 0.13 * (k % 3), k + 0.6 + 0.13 * (k % 3)) for k in range(8)]
+    late = [(start + 0.24, end + 0.24) for start, end in flashes]
+    path = make_clip(tmp_path / "late.mp4", 8, flashes=flashes, tone=late)
+    modalities = ("frames", "audio")
+    (kept,) = _samples(path, BuildRecipe(modalities=modalities))
+    assert kept.signals["sync_ms"] == pytest.approx(240, abs=45)
+    strict = BuildRecipe(modalities=modalities, signals=SignalsConfig(max_desync_ms=80))
+    (drop,) = _weave(path, strict)
+    assert isinstance(drop, Drop)
+    assert drop.reason == "out-of-sync"
+    together = make_clip(tmp_path / "together.mp4", 8, flashes=flashes, tone=flashes)
+    assert all(isinstance(outcome, Sample) for outcome in _weave(together, strict))
+
+
+def test_a_clip_whose_sound_claims_the_same_time_twice_is_dropped(tmp_path: Path) -> None:
+    import av
+
+    whole = make_clip(tmp_path / "whole.mkv", 8, audio_codec="pcm_s16le")
+    doubled = tmp_path / "doubled.mkv"
+    with av.open(str(whole)) as source, av.open(str(doubled), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is None or packet.pts is None:
+                continue
+            if packet.stream.type == "audio" and packet.pts * packet.time_base >= 5:
+                packet.pts = packet.dts = packet.pts - 300  # milliseconds: the recorder's clock was set back
+            packet.stream = streams[packet.stream.index]
+            out.mux_one(packet)
+    first, second = _weave(doubled, _recipe(length_s=4.0))
+    assert isinstance(first, Sample)
+    assert isinstance(second, Drop)
+    assert second.reason == "sound-overlaps"
