@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -241,20 +243,18 @@ def test_sound_that_surely_comes_late_is_dropped_where_the_recipe_says_so(tmp_pa
 
 
 def test_a_clip_whose_sound_claims_the_same_time_twice_is_dropped(tmp_path: Path) -> None:
-    import av
-
-    whole = make_clip(tmp_path / "whole.mkv", 8, audio_codec="pcm_s16le")
-    doubled = tmp_path / "doubled.mkv"
-    with av.open(str(whole)) as source, av.open(str(doubled), "w") as out:
-        streams = {stream.index: out.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.dts is None or packet.pts is None:
-                continue
-            if packet.stream.type == "audio" and packet.pts * packet.time_base >= 5:
-                packet.pts = packet.dts = packet.pts - 300  # milliseconds: the recorder's clock was set back
-            packet.stream = streams[packet.stream.index]
-            out.mux_one(packet)
-    first, second = _weave(doubled, _recipe(length_s=4.0))
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"]
+    parts: list[bytes] = []
+    for name, offset_s, picture_s in (("a", "0", 0.0), ("b", "4.7", 0.3)):  # the sound's clock was set back by 0.3 s
+        part = make_clip(tmp_path / f"{name}.mkv", 5, video_start_s=picture_s, audio_codec="mp2")
+        stream = part.with_suffix(".ts")
+        copy = ["-c", "copy", "-copyts", "-output_ts_offset", offset_s, "-muxdelay", "0", "-muxpreload", "0"]
+        subprocess.run([*ffmpeg, "-i", str(part), *copy, str(stream)], check=True)
+        parts.append(stream.read_bytes())
+    doubled = tmp_path / "doubled.ts"
+    doubled.write_bytes(b"".join(parts))
+    first, second, *_ = _weave(doubled, _recipe(length_s=4.0))
     assert isinstance(first, Sample)
     assert isinstance(second, Drop)
     assert second.reason == "sound-overlaps"
+    assert 250 < float(second.detail.split()[0]) < 350
