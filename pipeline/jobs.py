@@ -7,7 +7,6 @@ crosses between them is what a model eats (sampled frames, 16 kHz sound) and wha
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import logging
 import math
@@ -17,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from omniloom.modalities.base import Ask, ModelRef
 from omniloom.modalities.models import ask_here, family_of
 from omniloom.pipeline.corpus import create_corpus, open_corpus
 from omniloom.pipeline.extract import weave
-from omniloom.pipeline.memory import give_back_large_blocks
+from omniloom.pipeline.memory import give_back_free_memory, give_back_large_blocks
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.shard import committed_units, write_drops, write_unit
 from omniloom.pipeline.shots import detector_of
@@ -164,7 +163,7 @@ def _do_unit(recipe: BuildRecipe, out: Path, unit: Unit, ask: Ask) -> _UnitResul
                 yield outcome
 
     written = write_unit(out, unit.id, outcomes(), list(recipe.modalities))
-    _give_memory_back()
+    give_back_free_memory()
     return _UnitResult(
         unit=unit.id,
         samples=written.samples,
@@ -173,12 +172,6 @@ def _do_unit(recipe: BuildRecipe, out: Path, unit: Unit, ask: Ask) -> _UnitResul
         cpu_seconds=time.process_time() - cpu_before,
         decoded_seconds=decoded_ns / 1e9,
     )
-
-
-def _give_memory_back() -> None:
-    """Glibc keeps what the threads of a unit had freed: without this a worker grows by some 40 MB a unit."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _is_splittable(recipe: BuildRecipe) -> bool:
@@ -347,7 +340,6 @@ def ray_session(address: str | None = None, workers: int | None = None) -> Itera
     """Joins the cluster at `address`, or starts a private Ray here and ends it afterwards, and only it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # glibc's heaps, of the workers: more hold more that nobody uses
     import ray
 
     if ray.is_initialized():  # the caller's own session: use it, leave it
