@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 MAX_DURATION_NS = 24 * 3600 * NS_PER_S
+ENTERABLE = frozenset({"mov", "matroska", "webm", "mpegts", "flv"})
+"""Containers whose packets carry presentation times, and in which one can begin anywhere."""
 MAX_STILL_NS = 60 * NS_PER_S
 """A longer hole between two pictures is a jump of the clock, unless the container says the picture lasts that long."""
 

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from omniloom.pipeline.shots_builtin import SIZE as THUMBNAIL
 from omniloom.pipeline.shots_builtin import Builtin
 
 if TYPE_CHECKING:
     from omniloom.modalities.base import Ask
 
 DetectorName = Literal["builtin", "pyscenedetect", "transnetv2"]
-HardCuts = Builtin
-__all__ = ["THUMBNAIL", "DetectorName", "HardCuts", "ShotDetector", "detector_of"]
 
 
 class ShotDetector(Protocol):

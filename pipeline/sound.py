@@ -12,7 +12,7 @@ import numpy as np
 
 from omniloom.modalities.base import SoundBlock
 from omniloom.modalities.sample import NS_PER_S, Rejected
-from omniloom.pipeline.decode import MAX_DURATION_NS, Damage, demux, only
+from omniloom.pipeline.decode import ENTERABLE, MAX_DURATION_NS, Damage, demux, only
 from omniloom.pipeline.probe import AudioTrack, VideoInfo, open_media, say, to_ns
 from omniloom.pipeline.tape import SAMPLE_RATE_HZ, Mend, Sound, Tape, sample_at
 
@@ -24,8 +24,6 @@ _HELD = 4
 """Stretches kept in memory, at 19 MB each: sources of the usual length are decoded once."""
 _OVERRUN_NS = 60 * NS_PER_S
 _SEARCH_NS = 20 * NS_PER_S
-_RESTARTABLE = ("mov", "matroska", "mpegts")
-"""Formats that can be read from the middle with true timestamps; others are read from their beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +72,14 @@ class Soundtrack:
         self._keep_packets = keep_packets
         starts = [track.start_ns for track in (info.video, info.audio) if track is not None]
         self._origin_ns = next((start_ns for start_ns in starts if start_ns is not None), 0)
-        self._restarts = info.format.startswith(_RESTARTABLE)
+        self._restarts = not ENTERABLE.isdisjoint(info.format.split(","))
+        """Others are read from their beginning."""
         self._held: dict[int, _Stretch] = {}
         self._lock = threading.Lock()
         self._last = 2**62
         """The stretch in which the sound ends, once known."""
+        self._end_ns = 2**62
+        """When the last sound ends, once known: that is when the stretch in which it ends has been decoded."""
         self._reel: tuple[int, Iterator[_Stretch]] | None = None
         """Of a source that cannot be entered in the middle: the stretches left to decode, and the index of the next."""
         self._quiet_ns: dict[int, int] = {}
@@ -130,7 +131,7 @@ class Soundtrack:
         for index in itertools.count():
             stretch = self._stretch(index)
             for block in stretch.blocks:
-                yield block.start_ns, (block.at + len(block.samples)) * NS_PER_S // SAMPLE_RATE_HZ
+                yield block.start_ns, block.end_ns
             if stretch.ended:
                 return
             if (index + 1) * STRETCH_NS > MAX_DURATION_NS:
@@ -146,9 +147,9 @@ class Soundtrack:
         # Two borders a stretch; those before the stretch ahead of the start lie before it.
         for number in itertools.count(max(0, 2 * ((start_ns - self._origin_ns) // STRETCH_NS) - 2)):
             begin_ns = self._border(number)
-            if first_ns is None or begin_ns >= min(end_ns, self._end_ns()):
+            if first_ns is None or begin_ns >= min(end_ns, self._end_ns):
                 return
-            begin_ns, until_ns = max(begin_ns, first_ns), min(self._border(number + 1), self._end_ns())
+            begin_ns, until_ns = max(begin_ns, first_ns), min(self._border(number + 1), self._end_ns)
             if until_ns > max(start_ns, begin_ns):
                 yield begin_ns, until_ns
 
@@ -160,13 +161,6 @@ class Soundtrack:
         first = int(heard.present.argmax())
         last = len(heard.present) - int(heard.present[::-1].argmax())
         return SoundBlock(begin_ns + first * NS_PER_S // SAMPLE_RATE_HZ, heard.samples[first:last])
-
-    def _end_ns(self) -> int:
-        """When the last sound ends, as far as is known: it is once the stretch in which it ends is decoded."""
-        last = self._held.get(self._last)
-        if last is None or not last.blocks:
-            return self._origin_ns + (self._last + 1) * STRETCH_NS
-        return (last.blocks[-1].at + len(last.blocks[-1].samples)) * NS_PER_S // SAMPLE_RATE_HZ
 
     def _border(self, number: int) -> int:
         """When the block with this number begins."""
@@ -197,6 +191,9 @@ class Soundtrack:
                     self._held[at] = stretch
                     if stretch.ended:
                         self._last = at
+                        self._end_ns = self._origin_ns + (at + 1) * STRETCH_NS
+                        if stretch.blocks:
+                            self._end_ns = stretch.blocks[-1].end_ns
                     if stretch.ended or at == index:
                         break
                 while len(self._held) > _HELD:

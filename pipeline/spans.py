@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omniloom.modalities.sample import NS_PER_S, Rejected
-from omniloom.pipeline.decode import MAX_DURATION_NS, MAX_STILL_NS
+from omniloom.pipeline.decode import ENTERABLE, MAX_DURATION_NS, MAX_STILL_NS
 from omniloom.pipeline.probe import VideoInfo, VideoTrack, open_media, to_ns
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ DAWN = -(2**62)
 DUSK = 2**62
 """Times in nanoseconds before and after everything: where the first span begins and the last one ends."""
 
-_FORMATS = frozenset({"mov", "matroska", "webm", "mpegts", "flv"})
-"""Containers whose packets carry presentation times, and in which one can begin anywhere."""
 _MAX_KEYFRAME_GAP_NS = 60 * NS_PER_S
 """A span begins to decode at the keyframe before it: what lies between is decoded twice."""
 _MAX_PICTURES = 20_000_000
@@ -65,7 +63,7 @@ def split(path: str, info: VideoInfo, length_s: float) -> list[Span] | None:
 
     length_ns = round(length_s * NS_PER_S)
     track = info.video
-    if length_ns <= 0 or track is None or info.cut_short or not _FORMATS.intersection(info.format.split(",")):
+    if length_ns <= 0 or track is None or info.cut_short or not ENTERABLE.intersection(info.format.split(",")):
         return None
     if info.duration_ns is not None and 2 * info.duration_ns < 3 * length_ns:
         return None

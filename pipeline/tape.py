@@ -33,6 +33,10 @@ class Sound:
     def start_ns(self) -> int:
         return self.at * NS_PER_S // SAMPLE_RATE_HZ
 
+    @property
+    def end_ns(self) -> int:
+        return (self.at + len(self.samples)) * NS_PER_S // SAMPLE_RATE_HZ
+
 
 @dataclass(frozen=True, slots=True)
 class Mend:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from omniloom.modalities.sample import NS_PER_S
 from omniloom.pipeline.cuts import Cuts
-from omniloom.pipeline.shots import HardCuts
+from omniloom.pipeline.shots_builtin import Builtin
 
 MS = 1_000_000
 
@@ -88,7 +88,7 @@ def test_without_a_margin_no_picture_is_near_a_cut() -> None:
 def test_the_builtin_detector_finds_the_cuts_that_the_room_tells_of() -> None:
     rng = np.random.default_rng(0)
     shots = [rng.integers(0, 255, (36, 64, 3), dtype=np.uint8).astype(np.float32) for _ in range(3)]
-    cuts: Cuts[int] = Cuts(HardCuts(), NS_PER_S // 10)
+    cuts: Cuts[int] = Cuts(Builtin(), NS_PER_S // 10)
     told: list[tuple[int, bool, bool]] = []
     for index in range(90):
         thumbnail = np.clip(shots[index // 30] + rng.normal(0, 3, (36, 64, 3)), 0, 255).astype(np.uint8)
