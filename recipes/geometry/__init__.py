@@ -1,0 +1,1 @@
+"""The embedded depth and normal network: scenes with exact truth, and how it is trained on them."""
