@@ -86,6 +86,8 @@ class Footage:
     """What the modality's own `listen` made of the blocks that the clip lies in; None where it has no `listen`."""
     made: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """By modality name: values of the modalities in `needs`, already extracted from this clip."""
+    also: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """By modality name: what networks asked for earlier modalities of this clip said of it in passing (`Made.also`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Made:
     model: str = ""
     """What produced it: "given", "measured", a hub name, a file name; with its revision below."""
     revision: str = ""
+    also: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """By modality name: what the same network said of another one, as that modality's file says it wants it."""
 
 
 class Recorder(Protocol):

@@ -85,7 +85,10 @@ class Config:
     """Where depth comes from."""
 
     model: str = "given"
-    """"given" (depth beside the video), the path of an .onnx file, or a transformers model by name or folder."""
+    """"given" (only depth that lies beside the video), "embedded" (the package's own network), the path of an .onnx
+    file, or a transformers model by name or folder."""
+    prefer_given: bool = True
+    """Depth beside the video is taken where there is any, whatever the model."""
     short_side: int = 256
     """Pixels; smaller depth is not enlarged."""
     fov_deg: float = 60.0
@@ -97,10 +100,11 @@ class Config:
 
 
 def models(config: Config) -> Sequence[ModelRef]:
-    """The network, unless depth is given."""
+    """The network, unless only given depth is wanted."""
     if config.model == "given":
         return ()
-    return (ModelRef("depth_onnx" if config.model.endswith(".onnx") else "depth_transformers", config.model),)
+    is_onnx = config.model == "embedded" or config.model.endswith(".onnx")
+    return (ModelRef("depth_onnx" if is_onnx else "depth_transformers", config.model),)
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
@@ -110,12 +114,15 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     """
     if footage.frames is None or not len(footage.frames.rgb):
         return None
-    if config.model == "given":
+    if config.model == "given" or config.prefer_given:
         try:
             depth = _given(footage, footage.frames, config)
         except (ValueError, OSError) as error:
             raise Rejected("extract", "bad-depth-file", str(error)) from error
-        return None if depth is None else Made(depth, model="given")
+        if depth is not None:
+            return Made(depth, model="given")
+        if config.model == "given":
+            return None
     try:
         camera = depth_given.camera_beside(footage.path)
     except ValueError as error:

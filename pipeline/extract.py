@@ -76,6 +76,7 @@ class _Weaver:
     def _sample(self, gathered: Gathered) -> Sample | Drop:
         recorded = {name: recorder.finish(gathered.audio) for name, recorder in gathered.recorders.items()}
         values: dict[str, Any] = {}
+        also: dict[str, Any] = {}
         parts: dict[str, Part] = {}
         clip = gathered.clip
         heard = gathered.listener.heard(clip.start_ns, clip.end_ns)
@@ -91,11 +92,13 @@ class _Weaver:
                 row=self._source.row,
                 heard=heard.get(name),
                 made={need: values[need] for need in modality.needs if need in values},
+                also=also,
             )
             made = modality.extract(footage, self._recipe.sections[name], self._ask)
             if made is None:
                 continue
             values[name] = made.value
+            also |= made.also
             part = modality.encode(made.value)
             origin = {"model": made.model, "revision": made.revision, "params": self._params[name]}
             parts[name] = Part(part.data, {**part.facts, **origin})
