@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ from omniloom.pipeline.tar import TarWriter
 
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SIDECAR = re.compile(r"(\d+)\.parquet")
-_LOCK = ".lock"
+LOCK = ".lock"
+"""In the corpus: held while names appear in it or go."""
 PROVENANCE = ("model", "revision", "params")
 """Facts of every part: what made it. "" where nothing did."""
 
@@ -67,7 +68,11 @@ def shard_paths(corpus: Path, unit: int) -> ShardPaths:
 
 def committed_units(corpus: Path) -> set[int]:
     """Ids of the units whose sidecar is there: all that a reader may see, all that need not be built again."""
-    folder = corpus / "shards"
+    return sidecars_in(corpus / "shards")
+
+
+def sidecars_in(folder: Path) -> set[int]:
+    """Ids of the units that have a sidecar there."""
     names = (_SIDECAR.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
     return {int(name[1]) for name in names if name}
 
@@ -115,17 +120,35 @@ def write_unit(corpus: Path, unit: int, outcomes: Iterable[Sample | Drop], modal
         sidecar_file.file.write(sidecar_bytes(rows, modalities, record))
         for out in (tar_file, drops_file, sidecar_file):
             out.finish()
-        # Two writers of a unit must not mix the tar of one with the sidecar of the other: the first here wins.
-        with locked(corpus / _LOCK):
-            if paths.sidecar.exists():
-                return _report(read_sidecar(paths.sidecar, columns=["key"])[1])
-            if rows:
-                tar_file.publish()
-            else:  # of an earlier run that died before its sidecar
-                paths.tar.unlink(missing_ok=True)
-            drops_file.publish()
-            sidecar_file.publish()
+        if not publish_unit(corpus, tar_file if rows else paths.tar, [drops_file], sidecar_file):
+            return _report(read_sidecar(paths.sidecar, columns=["key"])[1])
     return _report(record)
+
+
+def publish_unit(
+    corpus: Path,
+    tar: Unfinished | Path,
+    others: Sequence[Unfinished],
+    sidecar: Unfinished,
+    still_wanted: Callable[[], None] | None = None,
+) -> bool:
+    """Gives a unit's finished files their names, the sidecar last; False if another writer committed it meanwhile.
+
+    tar: where it would lie, if the unit has none. still_wanted: called inside the lock, raises if it is not.
+    """
+    # Two writers of a unit must not mix the tar of one with the sidecar of the other: the first here wins.
+    with locked(corpus / LOCK):
+        if still_wanted:
+            still_wanted()
+        if sidecar.final.exists():
+            return False
+        if isinstance(tar, Path):  # of an earlier run that died before its sidecar
+            tar.unlink(missing_ok=True)
+        else:
+            tar.publish()
+        for out in (*others, sidecar):
+            out.publish()
+    return True
 
 
 def write_drops(corpus: Path, name: str, drops: Iterable[Drop]) -> None:
@@ -182,19 +205,18 @@ def _add_sample(tar: TarWriter, sample: Sample, unit: int, modules: Mapping[str,
         modules[name].suffix: (name, part.data) for name, part in sample.parts.items()
     }
     members["json"] = ("json", sample_json(sample))
-    columns: dict[str, dict[str, Any]] = {}
-    for suffix, (name, data) in sorted(members.items()):
-        offset = tar.add(f"{sample.key}.{suffix}", data)
-        columns[name] = {"offset": offset, "size": len(data), "xxh3": xxhash.xxh3_64_intdigest(data)}
+    columns = {
+        name: add_member(tar, f"{sample.key}.{suffix}", data) for suffix, (name, data) in sorted(members.items())
+    }
     for name, part in sample.parts.items():
-        columns[name] |= _part_columns(name, part, modules[name])
+        columns[name] |= part_columns(name, part, modules[name])
     facts = _own_facts(sample)
     core: dict[str, Any] = {name: facts.pop(name, None) for name in CORE_FACTS}
     return {
         "key": sample.key,
         "unit": unit,
         "source_id": sample.clip.source,
-        "source_path": _text(sample.path),
+        "source_path": text_of(sample.path),
         "start_ns": sample.clip.start_ns,
         "end_ns": sample.clip.end_ns,
         "duration_ns": sample.clip.duration_ns,
@@ -206,7 +228,13 @@ def _add_sample(tar: TarWriter, sample: Sample, unit: int, modules: Mapping[str,
     }
 
 
-def _part_columns(name: str, part: Part, modality: Modality) -> dict[str, Any]:
+def add_member(tar: TarWriter, name: str, data: bytes) -> dict[str, Any]:
+    """Writes a member; where it lies and its hash, as a sidecar says it."""
+    return {"offset": tar.add(name, data), "size": len(data), "xxh3": xxhash.xxh3_64_intdigest(data)}
+
+
+def part_columns(name: str, part: Part, modality: Modality) -> dict[str, Any]:
+    """What a sidecar says of a part beside where it lies. Raises ValueError for facts that its modality lacks."""
     facts = known(part.facts)
     undeclared = sorted(set(facts) - set(modality.facts) - set(PROVENANCE))
     if undeclared or PART_FIELDS & set(modality.facts):
@@ -227,17 +255,17 @@ def piece_hash(data: bytes, offset: int, size: int) -> int:
 def _drop_row(drop: Drop, unit: int | None) -> dict[str, Any]:
     return {
         "unit": unit,
-        "path": _text(drop.path),
+        "path": text_of(drop.path),
         "source_id": drop.source,
         "start_ns": drop.clip.start_ns if drop.clip else None,
         "end_ns": drop.clip.end_ns if drop.clip else None,
         "stage": drop.stage,
         "reason": drop.reason,
-        "detail": _text(drop.detail),
+        "detail": text_of(drop.detail),
     }
 
 
-def _text(value: str) -> str:
+def text_of(value: str) -> str:
     r"""File names need not be UTF-8, columns must be: stray bytes are written out as \udcff."""
     return value.encode(errors="backslashreplace").decode()
 

@@ -35,8 +35,8 @@ CORE_FACTS: Mapping[str, pa.DataType] = {
 
 _MEMBER = (("offset", pa.int64()), ("size", pa.int64()), ("xxh3", pa.uint64()))
 _PART = (*_MEMBER, ("pieces_xxh3", pa.list_(pa.uint64())), ("model", pa.string()), ("revision", pa.string()))
-PART_FIELDS = frozenset(name for name, _ in _PART) | {"params"}
-"""Fields of a modality's struct that are no facts of its own."""
+PART_FIELDS = frozenset(name for name, _ in _PART) | {"params", "added"}
+"""Fields of a modality's struct that are no facts of its own; "added" is there after joining (`joined.py`)."""
 
 DROPS_SCHEMA = pa.schema(
     [
@@ -83,7 +83,6 @@ class Record:
 
 def schema_of(modalities: Sequence[str]) -> pa.Schema:
     """Columns of a sidecar: the same for every shard of a corpus. A struct is null where there is none of it."""
-    parts = {short_name(name): load(name).facts for name in modalities}
     return pa.schema(
         [
             ("key", pa.string()),
@@ -98,7 +97,25 @@ def schema_of(modalities: Sequence[str]) -> pa.Schema:
             ("facts", pa.string()),
             ("signals", pa.struct(_fields(SIGNALS))),
             ("json", pa.struct(_MEMBER)),
-            *((name, pa.struct([*_PART, ("params", pa.string()), *_fields(facts)])) for name, facts in parts.items()),
+            *((short_name(name), part_type(name)) for name in modalities),
+        ]
+    )
+
+
+def part_type(modality: str) -> pa.StructType:
+    """What a sidecar says of a part of that modality."""
+    return pa.struct([*_PART, ("params", pa.string()), *_fields(load(modality).facts)])
+
+
+def column_schema(modality: str) -> pa.Schema:
+    """Columns of the sidecar of a column. Where the part is null, `reason` says why."""
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            (short_name(modality), part_type(modality)),
+            ("facts_json", pa.struct(_MEMBER)),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
         ]
     )
 
@@ -107,6 +124,12 @@ def sidecar_bytes(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str], 
     """A sealed Parquet file of the rows. The same rows give the same bytes."""
     table = pa.Table.from_pylist(list(rows), schema=schema_of(modalities))
     return sealed_bytes(table, {"format": FORMAT_VERSION, **asdict(record)})
+
+
+def column_bytes(rows: Sequence[Mapping[str, Any]], modality: str, record: Record, column: str) -> bytes:
+    """A sealed Parquet file of a column's rows; `column` is the digest of what made them."""
+    table = pa.Table.from_pylist(list(rows), schema=column_schema(modality))
+    return sealed_bytes(table, {"format": FORMAT_VERSION, **asdict(record), "column": column})
 
 
 def drops_bytes(rows: Sequence[Mapping[str, Any]], unit: int | None) -> bytes:
@@ -119,6 +142,14 @@ def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.T
     table, values = read_sealed(path, columns)
     values.pop("format")
     return table, Record(**values)
+
+
+def read_column(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, Record, str]:
+    """Rows, record and column digest of a column's sidecar. Raises as `read_sidecar`."""
+    table, values = read_sealed(path, columns)
+    values.pop("format")
+    column = values.pop("column")
+    return table, Record(**values), column
 
 
 def read_drops(path: Path) -> pa.Table:
