@@ -9,34 +9,13 @@ from hypothesis import strategies as st
 
 from omniloom.modalities import geometry
 from omniloom.modalities.base import Window
-
-K = geometry.intrinsics(310.0, 300.0, 127.3, 90.2)
-WIDTH, HEIGHT = 256, 192
-
-
-def plane(normal: tuple[float, float, float], distance: float, k: np.ndarray = K) -> tuple[np.ndarray, np.ndarray]:
-    n = np.array(normal) / np.linalg.norm(normal)
-    return -distance / (geometry.rays(k, WIDTH, HEIGHT) @ n), n
-
-
-def sphere(center: tuple[float, float, float], radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (H, W), NaN beside the sphere, and its normals."""
-    rays = geometry.rays(K, WIDTH, HEIGHT)
-    rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-    along = rays @ np.array(center)
-    inside = along**2 - (np.dot(center, center) - radius**2)
-    points = rays * (along - np.sqrt(np.where(inside > 0, inside, np.nan)))[..., None]
-    return points[..., 2], (points - np.array(center)) / radius
-
-
-def degrees_apart(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    return np.degrees(np.arccos(np.clip((got * wanted).sum(-1), -1, 1)))
+from tests.surfaces import HEIGHT, WIDTH, K, degrees_apart, plane, sphere
 
 
 def test_unprojected_points_project_back_to_their_pixels_and_depth() -> None:
     z, n = plane((0.3, -0.4, -0.86), 3)
     points = geometry.unproject(z, K)
-    assert np.abs(points @ n + 3).max() < 1e-12 * z.max()
+    assert np.abs((points * n).sum(-1) + 3).max() < 1e-12 * z.max()
     u = points[..., 0] / points[..., 2] * K[0, 0] + K[0, 2]
     v = points[..., 1] / points[..., 2] * K[1, 1] + K[1, 2]
     assert np.abs(u - np.arange(WIDTH)).max() < 1e-9
@@ -56,23 +35,6 @@ def test_normals_of_a_plane_are_exact_and_face_the_camera(radius: int) -> None:
     assert np.isfinite(got).all()
     assert degrees_apart(got, n).max() < (0.001 if radius == 0 else 0.1)
     assert ((got * geometry.rays(K, WIDTH, HEIGHT)).sum(-1) < 0).all()
-
-
-def test_normals_of_a_sphere_are_within_a_tenth_of_a_degree() -> None:
-    z, n = sphere((0.2, 0.1, 4.0), 1.5)
-    got = geometry.normals_from_depth(z, K, 2)
-    assert np.array_equal(np.isnan(got[..., 0]), np.isnan(z))
-    assert np.nanmedian(degrees_apart(got, n)) < 0.1
-
-
-def test_normals_from_whole_millimetres_are_within_a_third_of_a_degree_even_beside_an_edge() -> None:
-    near, n_near = sphere((0.2, 0.1, 4.0), 1.5)
-    far, n_far = plane((0.3, -0.4, -0.86), 6)
-    z = np.where(np.isnan(near), far, near)
-    n = np.where(np.isnan(near)[..., None], n_far, n_near)
-    apart = degrees_apart(geometry.normals_from_depth(np.round(z, 3), K, 2, step=0.001), n)
-    assert np.median(apart) < 0.33
-    assert np.percentile(apart, 99) < 2, "planes mix across the sphere's edge"
 
 
 @given(
