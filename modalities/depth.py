@@ -18,12 +18,10 @@ from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made
 from omniloom.modalities.base import narrow_stack as narrow
 from omniloom.modalities.base import whole_member as pieces
 from omniloom.modalities.models import depth_given, family_of
+from omniloom.modalities.models.estimate import Estimate, Kind
 from omniloom.modalities.sample import Fact, Part, Rejected
 
 __all__ = ["narrow", "pieces"]
-
-Kind = Literal["metric-z", "relative-inverse", "relative"]
-"""Metres along the optical axis; a + b / z with a and b unknown (larger is nearer); z up to a factor."""
 
 KSource = Literal["given", "estimated", "assumed"]
 
@@ -128,8 +126,10 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     except ValueError as error:
         raise Rejected("extract", "bad-depth-file", str(error)) from error
     (ref,) = models(config)
-    estimate, kind = ask(ref, footage.frames.rgb)
-    return Made(_estimated(estimate, kind, footage.frames, camera, config), *family_of(ref).describe(ref))
+    height, width = footage.frames.rgb.shape[1:3]
+    k = None if camera is None else geometry.resized_intrinsics(*camera, (width, height))
+    estimate: Estimate = ask(ref, footage.frames.rgb, k)
+    return Made(_estimated(estimate, footage.frames, k, config), *family_of(ref).describe(ref))
 
 
 def encode(value: Depth) -> Part:
@@ -271,16 +271,16 @@ def _given(footage: Footage, frames: Frames, config: Config) -> Depth | None:
     return Depth(z, frames.pts_ns, "metric-z", small_k, "assumed" if k is None else "given", step_m, converted)
 
 
-def _estimated(
-    estimate: np.ndarray, kind: Kind, frames: Frames, camera: tuple[np.ndarray, tuple[int, int]] | None, config: Config
-) -> Depth:
+def _estimated(estimate: Estimate, frames: Frames, given_k: np.ndarray | None, config: Config) -> Depth:
     height, width = frames.rgb.shape[1:3]
-    if camera is None:
+    source: KSource = "given" if given_k is not None else "assumed" if estimate.k is None else "estimated"
+    k = given_k if given_k is not None else estimate.k
+    if k is None:
         k = geometry.assumed_intrinsics(width, height, config.fov_deg)
-    else:
-        k = geometry.resized_intrinsics(*camera, (width, height))
+    if estimate.depth is None:
+        raise ValueError(f"depth.model={config.model} gives no depth")
     small = geometry.fit_short_side(width, height, config.short_side)
-    z, small_k = geometry.resize_nearest(estimate.astype(np.float32), k, small)
-    known = np.isfinite(z) if kind == "relative-inverse" else np.isfinite(z) & (z > 0)
+    z, small_k = geometry.resize_nearest(estimate.depth, k, small)
+    known = np.isfinite(z) if estimate.kind == "relative-inverse" else np.isfinite(z) & (z > 0)
     z = np.where(known, z, np.nan).astype(np.float32)
-    return Depth(z, frames.pts_ns, kind, small_k, "assumed" if camera is None else "given")
+    return Depth(z, frames.pts_ns, estimate.kind, small_k, source, converted=estimate.converted)

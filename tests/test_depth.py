@@ -15,6 +15,7 @@ from omniloom.modalities import Clip, Rejected, codecs, depth, geometry, normal,
 from omniloom.modalities.base import Footage, Frames, Window, read
 from omniloom.modalities.models import ask_here, depth_onnx, depth_transformers, family_of
 from omniloom.modalities.models._torchvision import mend_torchvision
+from omniloom.modalities.models.estimate import Estimate
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 ONNX = SHARED / "tcmonodepth_tcsmallnet_192x320.onnx"
@@ -213,10 +214,10 @@ def test_the_yaml_beside_a_network_is_obeyed_or_named(tmp_path: Path) -> None:
     (tmp_path / "net.yaml").write_text("output: relative\nscale: 0.5\n")
     (ref,) = depth.models(depth.Config(model=str(tmp_path / "net.onnx")))
     rgb = np.random.default_rng(0).integers(0, 255, (1, 60, 80, 3), dtype=np.uint8)
-    halved, kind = depth_onnx.load(ref)(rgb)
-    assert kind == "relative"
+    halved = depth_onnx.load(ref)(rgb)
+    assert halved.kind == "relative"
     (tmp_path / "net.yaml").write_text("output: relative\n")
-    assert not np.allclose(halved, depth_onnx.load(ref)(rgb)[0])
+    assert not np.allclose(halved.depth, depth_onnx.load(ref)(rgb).depth)
     (tmp_path / "net.yaml").write_text("outputs: relative\n")
     with pytest.raises(ValueError, match="its keys are scale, mean, std, size, output"):
         depth_onnx.check(ref)
@@ -271,10 +272,12 @@ def test_a_transformers_folder_serves_and_its_preprocessing_is_kept(tmp_path: Pa
 def test_intrinsics_beside_the_video_serve_estimated_depth_too(tmp_path: Path) -> None:
     camera = {"K": K.tolist(), "width": 256, "height": 192}
     (tmp_path / "x.camera.json").write_text(json.dumps(camera))
-    answer = (np.ones(RGB.shape[:3], np.float32), "metric-z")
     config = depth.Config(model="some/network")
+    estimate = Estimate(np.ones(RGB.shape[:3], np.float32), "metric-z")
     footage = footage_of(tmp_path / "x.mp4", RGB)
-    value = depth._estimated(*answer, footage.frames, depth.depth_given.camera_beside(footage.path), config)
+    beside = depth.depth_given.camera_beside(footage.path)
+    k = geometry.resized_intrinsics(*beside, (128, 96))
+    value = depth._estimated(estimate, footage.frames, k, config)
     assert value.k_source == "given"
     assert value.k[0, 0] == pytest.approx(55)
     assert value.k[0, 2] == pytest.approx((63.5 + 0.5) / 2 - 0.5)

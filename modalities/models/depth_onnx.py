@@ -1,6 +1,6 @@
 """Depth from one picture by an ONNX file: what goes in and what comes out is stated in a YAML beside it.
 
-A loaded model takes rgb uint8 (T, H, W, 3) and gives (depth float32 (T, H, W), kind). `model.onnx` is described by
+What a loaded model takes and gives is said in `estimate.py`. `model.onnx` is described by
 `model.yaml`, every key optional; the defaults fit networks that take RGB 0..255 and give relative inverse depth:
 
     scale: 1.0               # input = (rgb * scale - mean) / std; 0.00392156862745098 for networks that want 0..1
@@ -12,7 +12,6 @@ A loaded model takes rgb uint8 (T, H, W, 3) and gives (depth float32 (T, H, W), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -23,10 +22,9 @@ from typing import Any, cast
 import numpy as np
 
 from omniloom.modalities.base import ModelRef
+from omniloom.modalities.models.estimate import KINDS, Answer, Estimate, Kind
 
 GPUS = 0.2
-
-KINDS = ("metric-z", "relative-inverse", "relative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def describe(ref: ModelRef) -> tuple[str, str]:
     return path.name, _hash_of(str(path), path.stat().st_mtime_ns)
 
 
-def load(ref: ModelRef) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
+def load(ref: ModelRef) -> Answer:
     """The network, on the GPU where onnxruntime has one, else on one core."""
     import onnxruntime
 
@@ -89,14 +87,14 @@ def load(ref: ModelRef) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
     (source,) = session.get_inputs()
     width, height = _size(card, source.shape, ref)
 
-    def answer(rgb: np.ndarray) -> tuple[np.ndarray, str]:
+    def answer(rgb: np.ndarray, k: np.ndarray | None = None) -> Estimate:
         depth = np.empty(rgb.shape[:3], np.float32)
         for index, picture in enumerate(rgb):
             fed = _resized(picture, width, height).astype(np.float32)
             fed = (fed * np.float32(card.scale) - np.array(card.mean, np.float32)) / np.array(card.std, np.float32)
             out = cast("list[np.ndarray]", session.run(None, {source.name: fed.transpose(2, 0, 1)[None]}))[0]
             depth[index] = resized_float(out.reshape(out.shape[-2:]), rgb.shape[2], rgb.shape[1])
-        return depth, card.output
+        return Estimate(depth, cast(Kind, card.output))
 
     return answer
 

@@ -1,13 +1,13 @@
 """Depth from one picture by a `transformers` model, by hub name or local folder.
 
-A loaded model takes rgb uint8 (T, H, W, 3) and gives (depth float32 (T, H, W), kind). What its numbers mean is read
+What a loaded model takes and gives is said in `estimate.py`; what its numbers mean is read
 from its configuration; models whose meaning is not known are refused, not guessed at.
 Pictures are prepared here as the model's own preprocessor_config.json says, without torchvision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +18,11 @@ import numpy as np
 from omniloom.modalities.base import ModelRef
 from omniloom.modalities.models._torchvision import mend_torchvision
 from omniloom.modalities.models.depth_onnx import resized_float
+from omniloom.modalities.models.estimate import Answer, Estimate, Kind
 
 GPUS = 0.25
 
-_KIND_BY_TYPE = {"dpt": "relative-inverse", "glpn": "metric-z", "zoedepth": "metric-z"}
+_KIND_BY_TYPE: dict[str, Kind] = {"dpt": "relative-inverse", "glpn": "metric-z", "zoedepth": "metric-z"}
 _REPAIRS = (
     "give depth.model a hub name such as 'depth-anything/Depth-Anything-V2-Small-hf', the folder of a saved model, "
     "the path of an .onnx file, or 'given' to use only depth that lies beside the videos"
@@ -54,7 +55,7 @@ def describe(ref: ModelRef) -> tuple[str, str]:
         raise ValueError(f"cannot fetch {ref.name!r} ({error}): {_REPAIRS}") from error
 
 
-def load(ref: ModelRef) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
+def load(ref: ModelRef) -> Answer:
     """The model, in float32, on the GPU where there is one."""
     import torch
 
@@ -74,13 +75,13 @@ def load(ref: ModelRef) -> Callable[[np.ndarray], tuple[np.ndarray, str]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
 
-    def answer(rgb: np.ndarray) -> tuple[np.ndarray, str]:
+    def answer(rgb: np.ndarray, k: np.ndarray | None = None) -> Estimate:
         depth = np.empty(rgb.shape[:3], np.float32)
         for index, picture in enumerate(rgb):
             with torch.inference_mode():
                 out = model(pixel_values=torch.from_numpy(prepared(picture, prepare)).to(device)).predicted_depth
             depth[index] = resized_float(out[0].float().cpu().numpy(), rgb.shape[2], rgb.shape[1])
-        return depth, kind
+        return Estimate(depth, kind)
 
     return answer
 
@@ -113,7 +114,7 @@ def _target(height: int, width: int, wanted_h: int, wanted_w: int, config: Mappi
     return max(step, round(scale_h * height / step) * step), max(step, round(scale_w * width / step) * step)
 
 
-def _kind(config: Any) -> str:
+def _kind(config: Any) -> Kind:
     if config.model_type == "depth_anything":
         return "metric-z" if getattr(config, "depth_estimation_type", "relative") == "metric" else "relative-inverse"
     if config.model_type not in _KIND_BY_TYPE:
