@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import xxhash
 
 from omniloom.pipeline.commit import unfinished_files
-from omniloom.pipeline.corpus import Corpus, open_corpus, part_facts, sample_facts, sample_signals
+from omniloom.pipeline.corpus import Corpus, open_corpus
+from omniloom.pipeline.joined import part_facts, sample_facts, sample_signals
 from omniloom.pipeline.shard import ShardPaths, shard_paths
 from omniloom.pipeline.sidecar import Record, read_drops, read_sidecar
 

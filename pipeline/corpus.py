@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute
 
-from omniloom.modalities import Clip, Part, Sample, SourceId, load, short_name
-from omniloom.pipeline.commit import write_durably
+from omniloom.modalities import Sample, short_name
+from omniloom.pipeline.columns import Column
+from omniloom.pipeline.description import describe, differing_settings, read_description, write_description
+from omniloom.pipeline.joined import JoinedRows, sample_of
 from omniloom.pipeline.reader import ShardReader
-from omniloom.pipeline.shard import PROVENANCE, committed_units, known, shard_paths
-from omniloom.pipeline.sidecar import (
-    CORE_FACTS,
-    DROPS_SCHEMA,
-    FORMAT_VERSION,
-    PART_FIELDS,
-    DamagedError,
-    Record,
-    canonical_json,
-    read_drops,
-    read_sidecar,
-    schema_of,
-)
+from omniloom.pipeline.shard import committed_units, shard_paths
+from omniloom.pipeline.sidecar import DROPS_SCHEMA, DamagedError, Record, read_column, read_drops, schema_of
 
 if TYPE_CHECKING:
     from omniloom.pipeline.check import Fault
 
-GEOMETRY = {
-    "axes": "OpenCV camera: x right, y down, z forward",
-    "points": "X = (u - cx) Z / fx, Y = (v - cy) Z / fy, in the unit of the depth",
-    "normals": "camera frame, facing the camera; a horizontal flip negates x",
-    "intrinsics": "after resize and crop",
-    "time": "integer nanoseconds of presentation time; pts_ns count from the clip's start",
-}
-pc: Any = pyarrow.compute
-"""Its functions are made when it is imported: type checkers do not see them."""
-_FORMAT = "omniloom-corpus"
 _READERS = 8
 """Threads that read sidecars: enough to hide a network disk's latency."""
 
@@ -54,27 +33,20 @@ def create_corpus(path: Path | str, *, modalities: Sequence[str], recipe: Mappin
     Raises ValueError if a corpus of another recipe lies there: one corpus holds one kind of sample.
     """
     path = Path(path)
-    description = {
-        "format": _FORMAT,
-        "version": FORMAT_VERSION,
-        "modalities": list(modalities),
-        "suffixes": {short_name(name): load(name).suffix for name in modalities},
-        "geometry": GEOMETRY,
-        "recipe": json.loads(canonical_json(recipe)),
-    }
+    description = describe(modalities, recipe)
     if (path / "corpus.json").exists():
         corpus = open_corpus(path)
-        differing = [name for name, value in description.items() if corpus.description.get(name) != value]
-        if differing:
+        if any(corpus.description.get(name) != value for name, value in description.items()):
+            differing = ", ".join(differing_settings(corpus.description, description))
             raise ValueError(
-                f"{path} was built by another recipe (it differs in {', '.join(_differing_keys(corpus, description))}):"
-                " build to another folder, or use the same settings"
+                f"{path} was built by another recipe (it differs in {differing}): build to another folder, or use the"
+                " same settings"
             )
         return corpus
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: give a folder for the corpus")
     (path / "shards").mkdir(parents=True, exist_ok=True)
-    write_durably(path / "corpus.json", (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
+    write_description(path, description)
     return Corpus(path, description)
 
 
@@ -84,26 +56,7 @@ def open_corpus(path: Path | str) -> Corpus:
     Raises ValueError, naming the repair, if the folder holds none, a damaged one, or one of a later format.
     """
     path = Path(path)
-    try:
-        description = json.loads((path / "corpus.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(
-            f"{path} is no corpus, it has no corpus.json: make one with `omniloom build SOURCE --out {path}`"
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            f"{path / 'corpus.json'} is damaged ({error}): restore it, or build the same recipe again"
-        ) from error
-    if not isinstance(description, dict) or cast("dict[str, Any]", description).get("format") != _FORMAT:
-        raise ValueError(
-            f"{path / 'corpus.json'} describes no omniloom corpus: give the folder that `omniloom build` wrote"
-        )
-    values = cast("dict[str, Any]", description)
-    if values["version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format {values['version']}, this omniloom reads up to {FORMAT_VERSION}: upgrade omniloom"
-        )
-    return Corpus(path, values)
+    return Corpus(path, read_description(path))
 
 
 class Corpus:
@@ -114,11 +67,17 @@ class Corpus:
         self.description = description
         """What corpus.json says."""
         self._reader = ShardReader()
+        self._rows = JoinedRows(path, description["modalities"])
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the modalities its samples may have, as the recipe wrote them."""
-        return tuple(self.description["modalities"])
+        """Names of the modalities its samples may have: those of the recipe, as it wrote them, and of columns."""
+        return self._rows.modalities
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """Modalities that were added later: what made them, and their licence. As of the first time any is asked."""
+        return self._rows.columns
 
     @cached_property
     def units(self) -> tuple[int, ...]:
@@ -140,7 +99,7 @@ class Corpus:
         count = 0
         for unit in self.units:
             try:
-                count += self._sidecar(unit, ["key"])[1].samples
+                count += self._rows.read(unit, ["key"])[1].samples
             except (DamagedError, FileNotFoundError):
                 continue
         return count
@@ -148,37 +107,45 @@ class Corpus:
     def __iter__(self) -> Iterator[Sample]:
         return self.samples()
 
-    def samples(self) -> Iterator[Sample]:
-        """Every sample, unit by unit. The parts' bytes are read, and checked against their hashes, when looked at."""
-        for unit in self.units:
-            rows, _ = self._sidecar(unit)
-            for batch in rows.to_batches(max_chunksize=256):
-                yield from (self._sample(row) for row in batch.to_pylist())
+    def samples(self, modalities: Sequence[str] | None = None, units: Sequence[int] | None = None) -> Iterator[Sample]:
+        """Every sample, unit by unit, or those of some units; with all its parts, or those of some modalities.
+
+        The parts' bytes are read, and checked against their hashes, when looked at.
+        """
+        wanted = self._with_facts(modalities)
+        for unit in self.units if units is None else units:
+            yield from self._samples(self._rows.read(unit, wanted)[0], modalities)
 
     def __getitem__(self, key: str) -> Sample:
         """The sample of that key. Raises KeyError if there is none."""
-        index = pc.index(self._keys["key"], pa.scalar(key)).as_py()
-        if index < 0:
+        import pyarrow.compute
+
+        place = pyarrow.compute.index(self._keys, pa.scalar(key)).as_py()
+        if place < 0:
             raise KeyError(f"{self.path} has no sample {key!r}")
-        rows, _ = self._sidecar(self._keys["unit"][index].as_py())
-        return self._sample(rows.filter(pc.equal(rows["key"], key)).to_pylist()[0])
+        for unit, keys in zip(self.units, self._keys.iterchunks(), strict=True):
+            if place < len(keys):
+                return next(self._samples(self._rows.read(unit)[0].slice(place, 1), None))
+            place -= len(keys)
+        raise AssertionError
 
     def table(self, columns: Sequence[str] | None = None, split: str | None = None) -> pa.Table:
         """All sidecars as one table, in the order of units: one row a sample, or only those of one split.
 
+        Structs of modalities that have a column state with `added` whether the part lies in columns/, not in shards/.
         Raises ValueError if a column is unknown, or if a sidecar is damaged.
         """
-        schema = schema_of(self.modalities)
-        wanted = list(schema.names if columns is None else columns)
-        unknown = [name for name in wanted if name not in schema.names]
+        wanted = list(self._rows.names if columns is None else columns)
+        unknown = [name for name in wanted if name not in self._rows.names]
         if unknown:
-            raise ValueError(f"no column {', '.join(unknown)} in {self.path}: it has {', '.join(schema.names)}")
+            raise ValueError(f"no column {', '.join(unknown)} in {self.path}: it has {', '.join(self._rows.names)}")
         table = self._read(wanted if split is None or "split" in wanted else [*wanted, "split"])
         if split is not None:
-            table = table.filter(pc.equal(table["split"], split))
+            import pyarrow.compute
+
+            table = table.filter(pyarrow.compute.field("split") == split)
         if "signals" in wanted and "signals" not in table.column_names:  # the first corpora had none
-            kind = schema.field("signals").type
-            table = table.append_column("signals", pa.nulls(len(table), kind))
+            table = table.append_column("signals", pa.nulls(len(table), schema_of(()).field("signals").type))
         return table.select(wanted)
 
     def drops(self) -> pa.Table:
@@ -189,7 +156,14 @@ class Corpus:
         return pa.concat_tables([DROPS_SCHEMA.empty_table(), *(read_drops(path) for path in chosen)])
 
     def stats(self) -> dict[str, Any]:
-        """Counts: samples, hours, shards, drops {reason: n}, splits {name: n}, modalities {name: {present, bytes}}."""
+        """Counts: samples, hours, shards, drops {reason: n}, splits {name: n}, modalities {name: {present, bytes}}.
+
+        columns {name: {units, of, missing {reason: n}, models, licence}}: what was added later, of how many units, and
+        why samples of those have none of it ("present": their shard has).
+        """
+        import pyarrow.compute
+
+        pc: Any = pyarrow.compute  # its functions are made when it is imported: type checkers do not see them
         names = [short_name(name) for name in self.modalities]
         table = self._read(["duration_ns", "split", *(f"{name}.size" for name in names)])
         sizes = {name: pc.struct_field(table[name], "size") for name in names}
@@ -197,14 +171,14 @@ class Corpus:
             name: {"present": len(size) - size.null_count, "bytes": pc.sum(size).as_py() or 0}
             for name, size in sizes.items()
         }
+        splits = Counter(table["split"].to_pylist())
         return {
             "samples": len(table),
             "hours": (pc.sum(table["duration_ns"]).as_py() or 0) / 3.6e12,
             "shards": sum(record.tar_size > 0 for record in self._records),
-            "splits": {
-                str(name): count for name, count in sorted(Counter(table["split"].to_pylist()).items(), key=str)
-            },
+            "splits": {str(name): count for name, count in sorted(splits.items(), key=str)},
             "modalities": modalities,
+            "columns": {name: self._column_stats(column) for name, column in self.columns.items()},
             "drops": dict(sorted(Counter(self.drops()["reason"].to_pylist()).items())),
         }
 
@@ -217,76 +191,50 @@ class Corpus:
     def _read(self, columns: Sequence[str]) -> pa.Table:
         """Columns, or "column.field"s, of all sidecars."""
         if not self.units:
-            return schema_of(self.modalities).empty_table()
+            return self._rows.schema().empty_table()
         with ThreadPoolExecutor(_READERS) as pool:
             return pa.concat_tables(
-                [rows for rows, _ in pool.map(lambda unit: self._sidecar(unit, columns), self.units)]
+                [rows for rows, _ in pool.map(lambda unit: self._rows.read(unit, columns), self.units)]
             )
 
+    def _samples(self, rows: pa.Table, modalities: Sequence[str] | None) -> Iterator[Sample]:
+        names = [short_name(name) for name in (self.modalities if modalities is None else modalities)]
+        for batch in rows.to_batches(max_chunksize=256):
+            yield from (sample_of(row, self.path, names, self._reader) for row in batch.to_pylist())
+
+    def _with_facts(self, modalities: Sequence[str] | None) -> list[str] | None:
+        """What to read for samples of some modalities: all that is known of them beside other parts."""
+        if modalities is None:
+            return None
+        names = [short_name(name) for name in modalities]
+        unknown = [name for name in names if name not in map(short_name, self.modalities)]
+        if unknown:
+            raise ValueError(f"no {', '.join(unknown)} in {self.path}: it has {', '.join(self.modalities)}")
+        return [*schema_of(()).names, *names]
+
+    def _column_stats(self, column: Column) -> dict[str, Any]:
+        units = sorted(self._rows.units_of(column.name) & set(self.units))
+        with ThreadPoolExecutor(_READERS) as pool:
+            records = [
+                record for _, record, _ in pool.map(lambda unit: read_column(column.sidecar(unit), ["key"]), units)
+            ]
+        missing = sum((Counter(record.dropped) for record in records), Counter[str]())
+        return {
+            "units": len(units),
+            "of": len(self.units),
+            "missing": dict(sorted(missing.items())),
+            "models": [str(model.get("name", "")) for model in column.models],
+            "licence": column.licence,
+        }
+
     @cached_property
-    def _keys(self) -> pa.Table:
-        return self.table(["key", "unit"])
+    def _keys(self) -> pa.ChunkedArray:
+        """Of all samples, a chunk a unit."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            tables = pool.map(lambda unit: self._rows.read(unit, ["key"])[0], self.units)
+            return pa.chunked_array([table["key"].combine_chunks() for table in tables], pa.string())
 
     @cached_property
     def _records(self) -> tuple[Record, ...]:
         with ThreadPoolExecutor(_READERS) as pool:
-            return tuple(record for _, record in pool.map(lambda unit: self._sidecar(unit, ["key"]), self.units))
-
-    def _sidecar(self, unit: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, Record]:
-        return read_sidecar(shard_paths(self.path, unit).sidecar, columns)
-
-    def _sample(self, row: Mapping[str, Any]) -> Sample:
-        names = [name for name in map(short_name, self.modalities) if row[name] is not None]
-        tar = shard_paths(self.path, row["unit"]).tar
-        return Sample(
-            key=row["key"],
-            clip=Clip(SourceId(row["source_id"]), row["start_ns"], row["end_ns"]),
-            path=row["source_path"],
-            time_base=row["time_base"],
-            parts=LazyParts(tar, {name: row[name] for name in names}, self._reader),
-            facts=sample_facts(row),
-            signals=sample_signals(row),
-        )
-
-
-class LazyParts(Mapping[str, Part]):
-    """The parts of one sample, each read and checked when it is looked up. Raises `DamagedError` then."""
-
-    def __init__(self, tar: Path, columns: Mapping[str, Mapping[str, Any]], reader: ShardReader) -> None:
-        self._tar, self._columns, self._reader = tar, columns, reader
-
-    def __getitem__(self, name: str) -> Part:
-        column = self._columns[name]
-        data = self._reader.read(self._tar, column["offset"], column["size"], column["xxh3"])
-        return Part(data, part_facts(column, provenance=True))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._columns)
-
-    def __len__(self) -> int:
-        return len(self._columns)
-
-
-def sample_facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about the sample as a whole, from its sidecar row."""
-    return known({name: row[name] for name in CORE_FACTS}) | json.loads(row["facts"] or "{}")
-
-
-def sample_signals(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Cheap measures of the sample, from its sidecar row; none in corpora from before they were taken."""
-    return known(row.get("signals") or {})
-
-
-def part_facts(column: Mapping[str, Any], provenance: bool = False) -> dict[str, Any]:
-    """Facts of one part, from its struct in the sidecar row; with or without its model, revision and params."""
-    own = {name: value for name, value in column.items() if name not in PART_FIELDS}
-    if provenance:
-        own |= {name: column[name] for name in PROVENANCE}
-    return known(own)
-
-
-def _differing_keys(corpus: Corpus, description: Mapping[str, Any]) -> list[str]:
-    """Which settings of the recipe differ, or which other entries of corpus.json."""
-    before, now = corpus.description.get("recipe", {}), description["recipe"]
-    keys = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    return keys or [name for name, value in description.items() if corpus.description.get(name) != value]
+            return tuple(record for _, record in pool.map(lambda unit: self._rows.read(unit, ["key"]), self.units))

@@ -33,16 +33,16 @@ class ShardReader:
             handle = self._handle(path)
         except FileNotFoundError as error:
             raise DamagedError(
-                f"{path.name} is missing, though its sidecar is there: restore it, or remove the sidecar"
+                f"{_named(path)} is missing, though its sidecar is there: restore it, or remove the sidecar"
             ) from error
         data = _pread(handle.fd, offset, size)
         with self._lock:
             self.bytes_read += len(data)
         if len(data) != size:
-            raise DamagedError(f"{path.name} ends inside bytes {offset}..{offset + size}: it was cut short")
+            raise DamagedError(f"{_named(path)} ends inside bytes {offset}..{offset + size}: it was cut short")
         if xxh3 is not None and xxhash.xxh3_64_intdigest(data) != xxh3:
             raise DamagedError(
-                f"{path.name} is damaged in bytes {offset}..{offset + size}: they do not match their hash"
+                f"{_named(path)} is damaged in bytes {offset}..{offset + size}: they do not match their hash"
             )
         return data
 
@@ -67,6 +67,11 @@ class _Handle:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+
+
+def _named(path: Path) -> str:
+    """Like "depth/000012.tar": the shards and each column use the same numbers."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _pread(fd: int, offset: int, size: int) -> bytes:

@@ -16,10 +16,10 @@ import xxhash
 
 from omniloom.modalities import Modality, codecs, load, short_name
 from omniloom.modalities.base import Codec, Window
-from omniloom.pipeline.corpus import Corpus, part_facts
+from omniloom.pipeline.corpus import Corpus
+from omniloom.pipeline.joined import part_facts, tar_of
 from omniloom.pipeline.plan import Ints, derangement
 from omniloom.pipeline.reader import ShardReader
-from omniloom.pipeline.shard import shard_paths
 
 if TYPE_CHECKING:
     from omniloom.pipeline.dali import DaliDecoder
@@ -34,7 +34,7 @@ class BadSampleError(ValueError):
     def __init__(self, entry: Entry, modality: str, what: str) -> None:
         member = entry.members[modality]
         self.key = entry.key
-        self.shard = member.tar.name if member else ""
+        self.shard = member.tar.relative_to(entry.corpus).as_posix() if member else ""
         self.modality = modality
         self.what = what
         super().__init__(
@@ -121,7 +121,7 @@ class Rows:
 
     def _member(self, row: Mapping[str, Any], name: str) -> Member | None:
         column = row[name]
-        return None if column is None else Member(shard_paths(self.corpus.path, row["unit"]).tar, column)
+        return None if column is None else Member(tar_of(self.corpus.path, row["unit"], name, column), column)
 
     def _deranged(self, name: str, seed: int) -> Ints:
         """For each row the one to read `name` from. Samples that lack it keep lacking it: they take from themselves."""

@@ -228,14 +228,14 @@ def test_a_bad_sample_is_named_or_replaced_and_never_fails_its_batch(
     if backend == "dali":
         pytest.importorskip("nvidia.dali")
     corpus, bad = damaged
-    with pytest.raises(BadSampleError, match=rf"sample {bad} of 000000.tar has bad audio: .*omniloom check"):
+    with pytest.raises(BadSampleError, match=rf"sample {bad} of shards/000000.tar has bad audio: .*omniloom check"):
         list(make(corpus, epochs=1, workers=workers, backend=backend))
 
     skipping = make(corpus, epochs=1, workers=workers, backend=backend, on_bad="skip")
     batches = list(skipping)
     assert [len(batch) for batch in batches] == [4] * 6
     assert bad not in keys(batches)
-    assert [(item.key, item.shard, item.modality) for item in skipping.bad] == [(bad, "000000.tar", "audio")]
+    assert [(item.key, item.shard, item.modality) for item in skipping.bad] == [(bad, "shards/000000.tar", "audio")]
     assert keys(batches) == keys(list(make(corpus, epochs=1, on_bad="skip")))
     assert not (corpus.path / "quarantine.jsonl").exists()
 
