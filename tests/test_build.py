@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from omniloom import open_corpus
-from omniloom.pipeline.jobs import BuildReport, build, ray_session, share_out
+from omniloom.pipeline.cluster import ray_session, share_out
+from omniloom.pipeline.jobs import BuildReport, build
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.units import UnitsConfig
 from omniloom.recipes.config import build_recipe

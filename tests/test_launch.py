@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from omniloom.pipeline.jobs import ray_session
+from omniloom.pipeline.cluster import ray_session
 from omniloom.trainer.launch import launch
 from omniloom.trainer.mico import MiCo
 from omniloom.trainer.train import TrainConfig, TrainRecipe

@@ -34,7 +34,7 @@ def test_imports_run_from_recipes_to_modalities_and_never_back() -> None:
 
 @pytest.mark.parametrize(
     ("package", "homes"),
-    [("ray", {"pipeline/jobs.py", "trainer/launch.py"}), ("nvidia", {"pipeline/dali.py"})],
+    [("ray", {"pipeline/cluster.py", "trainer/launch.py"}), ("nvidia", {"pipeline/dali.py"})],
 )
 def test_ray_and_dali_are_imported_where_the_rules_say(package: str, homes: set[str]) -> None:
     pattern = re.compile(rf"^\s*(import|from) {package}\b", re.MULTILINE)

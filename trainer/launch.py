@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omniloom.pipeline.jobs import ray_session
+from omniloom.pipeline.cluster import ray_session
 from omniloom.trainer.train import StepReport, TrainRecipe, TrainReport, train
 
 _POLL_S = 0.5
