@@ -12,7 +12,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +50,10 @@ PRESENT, ABSENT = "present", "absent"
 _FORMAT = "omniloom-column"
 _MADE_BY = ("modality", "suffix", "config", "models")
 _REMOVED = ".removed"
+
+
+class NoColumnError(ValueError):
+    """There is no column of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,11 @@ class Column:
             "licence": self.licence,
         }
 
+    def write(self) -> None:
+        """Makes the column.json: from then on the column is there."""
+        text = json.dumps(self.description(), indent=1, sort_keys=True) + "\n"
+        write_durably(self.folder / "column.json", text.encode())
+
     def tar(self, unit: int) -> Path:
         return self.folder / f"{unit:06d}.tar"
 
@@ -114,9 +123,43 @@ class Column:
 
 def open_columns(corpus: Path | str) -> Mapping[str, Column]:
     """The columns of a corpus by name, sorted. Raises `DamagedError` for a column.json that is none."""
-    folder = Path(corpus) / "columns"
-    found = (path.parent for path in sorted(folder.glob("*/column.json")) if not path.parent.name.startswith("."))
-    return {path.name: _open(Path(corpus), path.name) for path in found}
+    found: dict[str, Column] = {}
+    for name in column_names(Path(corpus)):
+        with suppress(NoColumnError):  # removed since its name was read
+            found[name] = open_column(Path(corpus), name)
+    return found
+
+
+def column_names(corpus: Path) -> list[str]:
+    """Names of the columns that are there, sorted; whether they can be read or not."""
+    return sorted(path.parent.name for path in (corpus / "columns").glob("[!.]*/column.json"))
+
+
+def open_column(corpus: Path, name: str) -> Column:
+    """One column. Raises `NoColumnError` if there is none, ValueError for a later one, `DamagedError` for one that is
+    not as it was written.
+    """
+    path = corpus / "columns" / name / "column.json"
+    try:
+        values = cast("dict[str, Any]", json.loads(path.read_bytes()))
+        if values["format"] != _FORMAT or short_name(values["modality"]) != name:
+            raise ValueError(f"it describes no column {name}")
+        later = values["version"] > FORMAT_VERSION
+        column = Column(corpus, values["modality"], values["suffix"], values["config"], tuple(values["models"]))
+        if not later and values != column.description():
+            raise ValueError("it contradicts itself")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoColumnError(
+            f"{corpus} has no column {name!r}: make it with `omniloom generate {corpus} {name}`"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({error}): restore it, or make the column again with `omniloom generate {corpus}"
+            f" {name} --replace`"
+        ) from error
+    if later:
+        raise ValueError(f"{path} has format {values['version']}, this omniloom reads up to {FORMAT_VERSION}: upgrade")
+    return column
 
 
 def create_column(
@@ -139,7 +182,7 @@ def create_column(
     _remove_remains(corpus)
     with locked(corpus / LOCK):
         if (column.folder / "column.json").exists():
-            there = _open(corpus, column.name)
+            there = open_column(corpus, column.name)
             differing = [name for name in _MADE_BY if getattr(there, name) != getattr(column, name)]
             if differing:
                 raise ValueError(
@@ -148,9 +191,7 @@ def create_column(
                 )
             return there
         column.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(
-            column.folder / "column.json", (json.dumps(column.description(), indent=1, sort_keys=True) + "\n").encode()
-        )
+        column.write()
         sync_folder(column.folder.parent)
     return column
 
@@ -168,7 +209,7 @@ def write_column_unit(
     if the column is not there, or was removed or replaced meanwhile.
     """
     corpus = Path(corpus)
-    column = _open(corpus, name)
+    column = open_column(corpus, name)
     if column.sidecar(unit).exists():
         return _report(read_column(column.sidecar(unit), ["key"])[1])
     keys, has = _samples_of(corpus, name, unit)
@@ -176,7 +217,7 @@ def write_column_unit(
     rows: list[dict[str, Any]] = []
 
     def still_the_same() -> None:
-        if _open(corpus, name) != column:
+        if open_column(corpus, name) != column:
             raise ValueError(f"column {name} of {corpus} was replaced while unit {unit} was made: make the unit again")
 
     with ExitStack() as stack:
@@ -203,7 +244,7 @@ def write_column_unit(
                 for suffix, (entry, data) in sorted(members.items()):
                     row[entry] = add_member(tar, f"{key}.{suffix}", data)
                 row[name] |= part_columns(name, outcome, module)
-            elif isinstance(outcome, Drop):
+            elif isinstance(outcome, Drop) and not has[at]:
                 row |= {"reason": outcome.reason, "detail": text_of(outcome.detail)}
             else:
                 row["reason"] = PRESENT if has[at] else ABSENT
@@ -232,13 +273,12 @@ def write_column_unit(
 def remove_column(corpus: Path | str, name: str) -> None:
     """Takes a column out of a corpus: at one instant it is all there, at the next nothing of it.
 
-    Also one whose column.json is damaged. Raises ValueError if there is none of that name.
+    Also one whose column.json is damaged. Raises `NoColumnError` if there is none of that name.
     """
     corpus = Path(corpus)
     folder = corpus / "columns" / name
     if not name.isidentifier() or not (folder / "column.json").exists():
-        known_names = ", ".join(sorted(path.parent.name for path in (corpus / "columns").glob("[!.]*/column.json")))
-        raise ValueError(f"{corpus} has no column {name!r}: it has {known_names or 'none'}")
+        raise NoColumnError(f"{corpus} has no column {name!r}: it has {', '.join(column_names(corpus)) or 'none'}")
     with locked(corpus / LOCK):
         folder.rename(folder.with_name(f".{name}.{secrets.token_hex(6)}{_REMOVED}"))
         sync_folder(folder.parent)
@@ -253,28 +293,6 @@ def removed_folders(corpus: Path) -> list[Path]:
 def facts_json(key: str, name: str, facts: Mapping[str, Any]) -> bytes:
     """The `<name>.facts.json` member: the facts of one part, as the `json` member of a shard has those of all."""
     return canonical_json({"format": FORMAT_VERSION, "key": key, "parts": {name: known(facts)}})
-
-
-def _open(corpus: Path, name: str) -> Column:
-    path = corpus / "columns" / name / "column.json"
-    try:
-        values = cast("dict[str, Any]", json.loads(path.read_bytes()))
-        if values["format"] != _FORMAT or short_name(values["modality"]) != name:
-            raise ValueError(f"it describes no column {name}")
-        later = values["version"] > FORMAT_VERSION
-        column = Column(corpus, values["modality"], values["suffix"], values["config"], tuple(values["models"]))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(
-            f"{corpus} has no column {name!r}: make it with `omniloom generate {corpus} {name}`"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{path} is damaged ({error}): restore it, or make the column again with `omniloom generate {corpus}"
-            f" {name} --replace`"
-        ) from error
-    if later:
-        raise ValueError(f"{path} has format {values['version']}, this omniloom reads up to {FORMAT_VERSION}: upgrade")
-    return column
 
 
 def _samples_of(corpus: Path, name: str, unit: int) -> tuple[list[str], list[bool]]:

@@ -136,8 +136,7 @@ class Corpus:
         Raises ValueError if a column is unknown, or if a sidecar is damaged.
         """
         wanted = list(self._rows.names if columns is None else columns)
-        unknown = [name for name in wanted if name not in self._rows.names]
-        if unknown:
+        if unknown := self._rows.unknown(wanted):
             raise ValueError(f"no column {', '.join(unknown)} in {self.path}: it has {', '.join(self._rows.names)}")
         table = self._read(wanted if split is None or "split" in wanted else [*wanted, "split"])
         if split is not None:
@@ -207,8 +206,7 @@ class Corpus:
         if modalities is None:
             return None
         names = [short_name(name) for name in modalities]
-        unknown = [name for name in names if name not in map(short_name, self.modalities)]
-        if unknown:
+        if unknown := self._rows.unknown(names):
             raise ValueError(f"no {', '.join(unknown)} in {self.path}: it has {', '.join(self.modalities)}")
         return [*schema_of(()).names, *names]
 

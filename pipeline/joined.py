@@ -64,6 +64,11 @@ class JoinedRows:
         """Of what `read` can be asked for."""
         return [*_core_names(), *map(short_name, self.modalities)]
 
+    def unknown(self, wanted: Sequence[str]) -> list[str]:
+        """Those names that `read` knows nothing of. Looks for columns only if a name is no shard's."""
+        others = [name for name in wanted if name not in {*_core_names(), *map(short_name, self._built)}]
+        return [name for name in others if name not in self._added]
+
     def units_of(self, column: str) -> frozenset[int]:
         """Units that have the column."""
         return self._added[column].units

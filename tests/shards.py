@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from omniloom.modalities import Clip, Drop, Part, Sample, SourceId, load, short_name
+from omniloom.pipeline.columns import create_column, write_column_unit
 from omniloom.pipeline.corpus import Corpus, create_corpus, open_corpus
 from omniloom.pipeline.shard import write_unit
 
@@ -51,3 +52,34 @@ def make_corpus(path: Path, units: int = 3, per_unit: int = 8, modalities: Seque
     for unit in range(units):
         write_unit(path, unit, outcomes(unit, per_unit, modalities), modalities)
     return open_corpus(path)
+
+
+def column_outcomes(corpus: Path, unit: int, name: str) -> Iterator[tuple[str, Part | Drop | None]]:
+    """What `make_sample` would have made of a unit's samples: so that a column can equal a part that was built in.
+
+    Samples 5, 15, ... are rejected, 7, 17, ... have none; so are those whose shard has one.
+    """
+    numbers = {make_sample(number, ()).key: number for number in range(100)}
+    for sample in open_corpus(corpus).samples([name] if name in SMALL else [], [unit]):
+        number = numbers[sample.key]
+        if number % 10 == 5:
+            yield sample.key, Drop(sample.path, "extract", "no-depth", "all of it is sky\udcff")
+        elif number % 10 == 7 or name in sample.parts:
+            yield sample.key, None
+        else:
+            yield sample.key, make_sample(number, SMALL if name in SMALL else (*SMALL, name)).parts[name]
+
+
+def add_column(corpus: Path, name: str = "depth", units: Iterable[int] | None = None) -> Corpus:
+    """Adds a column to a corpus of `make_corpus`: to all its units, or to some."""
+    create_column(corpus, name, {"model": "example"}, [{"name": "example", "revision": "1", "licence": "MIT"}])
+    for unit in open_corpus(corpus).units if units is None else units:
+        write_column_unit(corpus, name, unit, column_outcomes(corpus, unit, name))
+    return open_corpus(corpus)
+
+
+def flip(path: Path, at: int, bit: int = 3) -> None:
+    """Changes one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
