@@ -13,7 +13,7 @@ import pytest
 
 from omniloom.modalities import codecs, load
 from omniloom.pipeline.corpus import Corpus
-from tests.shards import make_corpus
+from tests.shards import add_column, make_corpus
 
 MODALITIES = ("frames", "audio", "caption")
 
@@ -21,6 +21,14 @@ MODALITIES = ("frames", "audio", "caption")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return make_corpus(tmp_path_factory.mktemp("interop"), units=2, per_unit=4, modalities=MODALITIES)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A corpus to which depth was added."""
+    path = tmp_path_factory.mktemp("grown")
+    make_corpus(path, units=2, per_unit=4, modalities=MODALITIES)
+    return add_column(path)
 
 
 def test_plain_webdataset_reads_the_shards(corpus: Corpus) -> None:
@@ -100,6 +108,55 @@ def test_duckdb_reads_the_sidecars_as_one_table(corpus: Corpus) -> None:
 def test_pyarrow_reads_the_sidecars_as_one_dataset(corpus: Corpus) -> None:
     paths = sorted(str(path) for path in (corpus.path / "shards").glob("*.parquet"))
     assert pyarrow.dataset.dataset(paths).to_table().equals(corpus.table())
+
+
+def _members_by_key(tar: Path) -> dict[str, dict[str, Any]]:
+    import webdataset as wds
+
+    return {sample["__key__"]: sample for sample in wds.WebDataset(str(tar), shardshuffle=False)}
+
+
+def test_plain_webdataset_reads_a_column_beside_its_shard_by_key(grown: Corpus) -> None:
+    for shard in grown.shards:
+        samples = _members_by_key(shard)
+        column = _members_by_key(grown.path / "columns/depth" / shard.name)
+        assert list(column) == [key for key in samples if "depth" in grown[key].parts]
+        for key, members in column.items():
+            joined = samples[key] | members
+            assert {"frames.mov", "json", "depth.png", "depth.facts.json"} < set(joined)
+            part = grown[key].parts["depth"]
+            assert joined["depth.png"] == part.data
+            assert json.loads(joined["depth.facts.json"])["parts"]["depth"] == part.facts
+
+
+def test_dalis_webdataset_reader_reads_the_tars_of_a_column(grown: Corpus) -> None:
+    dali = pytest.importorskip("nvidia.dali")
+    types: Any = dali.types
+    tars = sorted((grown.path / "columns/depth").glob("*.tar"))
+    pipeline = dali.Pipeline(batch_size=6, num_threads=1, device_id=None)
+    with pipeline:
+        raw = dali.fn.readers.webdataset(paths=[str(tar) for tar in tars], ext=["depth.png"])
+        pipeline.set_outputs(dali.fn.decoders.image(raw, output_type=types.ANY_DATA, dtype=types.UINT16))
+    pipeline.build()
+    (pictures,) = pipeline.run()
+    written = [sample.parts["depth"].data for sample in grown.samples(["depth"]) if "depth" in sample.parts]
+    assert len(written) == 6
+    for number, data in enumerate(written):
+        assert np.array_equal(np.array(pictures.at(number))[..., 0], codecs.decode("png", data))
+
+
+def test_duckdb_joins_the_columns_to_the_shards_by_key(grown: Corpus) -> None:
+    import duckdb
+
+    shards, depth = (f"'{grown.path}/{folder}/*.parquet'" for folder in ("shards", "columns/depth"))
+    query = f"SELECT key, split, depth.fx, reason FROM {shards} JOIN {depth} USING (key) ORDER BY unit"
+    rows = {key: (split, fx, reason) for key, split, fx, reason in duckdb.sql(query).fetchall()}
+    assert rows.keys() == {sample.key for sample in grown}
+    for sample in grown:
+        part = sample.parts.get("depth")
+        assert rows[sample.key][:2] == (sample.facts["split"], part.facts["fx"] if part else None)
+        assert (rows[sample.key][2] is None) == (part is not None)
+    assert {reason for _, _, reason in rows.values()} == {None, "no-depth", "absent"}
 
 
 def test_the_frames_member_plays_as_a_movie(corpus: Corpus) -> None:
