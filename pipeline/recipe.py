@@ -59,15 +59,7 @@ class BuildRecipe:
 
     def by_name(self) -> dict[str, Modality]:
         """The modalities, each after the ones it needs."""
-        waiting = {short_name(name): load(name) for name in self.modalities}
-        ordered: dict[str, Modality] = {}
-        while waiting:
-            ready = [name for name, modality in waiting.items() if all(need in ordered for need in modality.needs)]
-            if not ready:
-                raise ValueError(f"modalities need each other in a circle: {', '.join(sorted(waiting))}")
-            for name in ready:
-                ordered[name] = waiting.pop(name)
-        return ordered
+        return in_order(self.modalities)
 
     def models(self) -> tuple[ModelRef, ...]:
         """Every network the build will ask, each once."""
@@ -80,12 +72,12 @@ class BuildRecipe:
 
     def params_hash(self, name: str) -> str:
         """Of one modality's section, 12 hex digits: the sidecar's `params`."""
-        return _hash(asdict(self.sections[name]))
+        return params_hash(self.sections[name])
 
     @property
     def hash(self) -> str:
         """Of everything that decides what a sample holds; where the corpus lies and how fast it is made do not."""
-        return _hash(self.as_dict())
+        return hash_of(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for corpus.json."""
@@ -99,6 +91,24 @@ class BuildRecipe:
             "test_fraction": self.test_fraction,
             **{name: asdict(self.sections[name]) for name in sorted(map(short_name, self.modalities))},
         }
+
+
+def in_order(modalities: Sequence[str]) -> dict[str, Modality]:
+    """Modalities by their short names, each after those of them that it needs. Raises ValueError for a circle."""
+    waiting = {short_name(name): load(name) for name in modalities}
+    ordered: dict[str, Modality] = {}
+    while waiting:
+        ready = [name for name, modality in waiting.items() if not any(need in waiting for need in modality.needs)]
+        if not ready:
+            raise ValueError(f"modalities need each other in a circle: {', '.join(sorted(waiting))}")
+        for name in ready:
+            ordered[name] = waiting.pop(name)
+    return ordered
+
+
+def params_hash(section: Any) -> str:
+    """Of one modality's `Config`, 12 hex digits: the `params` of what is made with it."""
+    return hash_of(asdict(section))
 
 
 def recipe_from(values: Mapping[str, Any]) -> BuildRecipe:
@@ -115,6 +125,7 @@ def recipe_from(values: Mapping[str, Any]) -> BuildRecipe:
     )
 
 
-def _hash(values: Any) -> str:
+def hash_of(values: Any) -> str:
+    """Of plain values, 12 hex digits."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()

@@ -14,6 +14,7 @@ import typer
 from omniloom import __version__
 
 if TYPE_CHECKING:
+    from omniloom.pipeline.generate import GenerateProgress
     from omniloom.pipeline.jobs import BuildProgress
     from omniloom.trainer.train import StepReport
 
@@ -85,6 +86,42 @@ def build(
     emit(report, json)
     if report.corpus_samples == 0:
         _say_drops(report.dropped)
+        raise typer.Exit(NOTHING_PRODUCED)
+
+
+@app.command(epilog="Example: omniloom generate corpus depth normal points transcript caption depth.model=embedded")
+def generate(
+    corpus: Annotated[Path, typer.Argument(help="A corpus.")],
+    modalities: Annotated[
+        list[str], typer.Argument(metavar="MODALITY... [KEY=VALUE]...", help="What to add, e.g. depth normal points.")
+    ],
+    recipe: Recipe = "generate",
+    replace: Annotated[bool, typer.Option("--replace", help="Begin a column again that was made otherwise.")] = False,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes here; 0 means this one, without Ray.")] = None,
+    json: Json = False,
+) -> None:
+    """Add modalities to a corpus, as columns beside its shards. Run it again and it continues."""
+    _spare_pandas()
+    from omniloom.pipeline.generate import generate as run
+    from omniloom.recipes.config import generate_sections
+    from omniloom.recipes.show import bar, emit_columns
+
+    named, overrides = _split_overrides(modalities)
+    if not named:
+        raise typer.BadParameter("name at least one modality, e.g. depth", param_hint="MODALITY")
+    sections = generate_sections(recipe, named, overrides)
+    with bar("generate", "samples") as line:
+
+        def show(at: GenerateProgress) -> None:
+            made = ", ".join(f"{name} {count}" for name, count in at.made.items())
+            line.update(at.done_samples, at.all_samples, f"{made}, {at.dropped} dropped")
+
+        reports = run(corpus, named, sections, replace=replace, address=address, workers=workers, on_progress=show)
+    emit_columns(reports, json)
+    if not any(report.corpus_samples for report in reports):
+        dropped = {reason: count for report in reports for reason, count in report.dropped.items()}
+        _say_drops(dropped, "no sample has any of it")
         raise typer.Exit(NOTHING_PRODUCED)
 
 
@@ -242,10 +279,10 @@ def _spare_pandas() -> None:
         sys.meta_path.remove(finder)
 
 
-def _say_drops(dropped: dict[str, int]) -> None:
+def _say_drops(dropped: dict[str, int], otherwise: str = "no sources") -> None:
     from omniloom.recipes.show import say
 
-    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "no sources"
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or otherwise
     say(f"omniloom: nothing was produced: {listed}")
 
 

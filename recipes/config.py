@@ -47,10 +47,7 @@ def build_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> BuildReci
 
     filled = _fill(recipe or "build", overrides)
     modalities = tuple(filled.get("modalities") or DEFAULT_MODALITIES)
-    try:
-        known = {**{name: load(name).Config for name in names()}, **{short_name(m): load(m).Config for m in modalities}}
-    except (ValueError, ModuleNotFoundError) as error:
-        raise RecipeError(f"modalities: {error}") from error
+    known = _sections_of(modalities)
     own = {"clips": ClipsConfig, "streams": StreamsConfig, "signals": SignalsConfig}
     typed = _typed(filled, {**own, **known}, plain=_BUILD_KEYS, others=_OTHER_VERBS)
     chosen = {short_name(name) for name in modalities}
@@ -66,6 +63,22 @@ def build_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> BuildReci
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
+
+
+def generate_sections(recipe: str | None, modalities: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """By short name the section of each modality, and that of frames, that a recipe gives. Raises `RecipeError`."""
+    filled = _fill(recipe or "generate", overrides)
+    known = _sections_of((*modalities, *(filled.get("modalities") or ())))
+    others = ("clips", "streams", "signals", *_OTHER_VERBS)
+    typed = _typed(filled, known, plain=_BUILD_KEYS, others=others)
+    chosen = {"frames", *map(short_name, modalities)}
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.partition(".")[0] not in chosen:
+            raise RecipeError(
+                f"{key} changes nothing here: it is no setting of {', '.join(map(short_name, modalities))}"
+            )
+    return {name: typed[name] for name in chosen}
 
 
 def train_recipe(recipe: str | None, overrides: Sequence[str] = ()) -> TrainRecipe:
@@ -87,6 +100,14 @@ def section(recipe: str, name: str, kind: type[Section], overrides: Sequence[str
     """One section of a recipe as its dataclass, when only that one is wanted. Raises `RecipeError`."""
     filled = _fill(recipe, overrides)
     return cast(Section, _typed({name: filled.get(name)}, {name: kind}, plain=(), others=())[name])
+
+
+def _sections_of(modalities: Sequence[str]) -> dict[str, type[Any]]:
+    """The `Config` of every modality of this package and of those named, by short name."""
+    try:
+        return {short_name(name): load(name).Config for name in (*names(), *modalities)}
+    except (ValueError, ModuleNotFoundError) as error:
+        raise RecipeError(f"modalities: {error}") from error
 
 
 def _fill(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:

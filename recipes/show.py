@@ -94,6 +94,25 @@ def emit(result: Any, as_json: bool) -> None:
     out.print(grid)
 
 
+def emit_columns(reports: Sequence[Any], as_json: bool) -> None:
+    """What came of each column, `{"columns": [...]}`, or a table for a person. reports: `ColumnReport`s."""
+    if as_json:
+        emit({"columns": [plain(report) for report in reports]}, as_json)
+        return
+    rows = [
+        (
+            report.modality,
+            f"{report.samples:,}",
+            f"{report.corpus_samples:,}",
+            f"{sum(report.dropped.values()):,}",
+            duration(report.busy_seconds),
+            report.model,
+        )
+        for report in reports
+    ]
+    out.print(table("", ("modality", "made", "in all", "dropped", "work", "by"), rows))
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table whose first column is text and whose others are numbers."""
     shown = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
