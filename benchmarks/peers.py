@@ -39,18 +39,28 @@ def one_decode(source: Path) -> Step:
     return Step("decode", (command,), dict)
 
 
-def one_pass(source: Path, folder: Path, clip_s: float, *, proxy: bool = False, shots: bool = False) -> Step:
+def one_pass(
+    source: Path, folder: Path, clip_s: float, *, signals: bool = False, proxy: bool = False, shots: bool = False
+) -> Step:
     """The floor: one decode whose filter graph makes the clips' frames, sound and, if asked for, proxies.
 
-    The segment muxer cuts them on the same grid. With `shots` the graph also looks for cuts on thumbnails.
+    The segment muxer cuts them on the same grid. With `signals` the graph also measures what a build does, as far as
+    FFmpeg has filters for it; with `shots` it looks for cuts on thumbnails.
     """
     media = ffmpeg.input(str(source), **_ONE)
-    branches = iter(media.video.filter_multi_output("split", 1 + proxy + shots).stream(n) for n in range(3))
+    branches = iter(media.video.filter_multi_output("split", 1 + signals + proxy + shots).stream(n) for n in range(4))
     sampled = next(branches).filter("fps", FRAMES_PER_S).filter("scale", -2, SHORT_SIDE, flags="area")
+    sound = media.audio
+    measured: list[Any] = []
+    if signals:
+        frames, heard = sampled.filter_multi_output("split", 2), sound.filter_multi_output("asplit", 2)
+        measured = _signals(next(branches), frames.stream(1), heard.stream(1), folder)
+        sampled, sound = frames.stream(0), heard.stream(0)
     cut = {"f": "segment", "segment_time": clip_s, "reset_timestamps": 1}
     outputs = [
         ffmpeg.output(sampled, str(folder / "frames%05d.mov"), segment_format="mov", **cut, **_MJPEG),
-        ffmpeg.output(media.audio, str(folder / "audio%05d.flac"), segment_format="flac", **cut, **_FLAC),
+        ffmpeg.output(sound, str(folder / "audio%05d.flac"), segment_format="flac", **cut, **_FLAC),
+        *measured,
     ]
     if proxy:
         small = next(branches).filter("scale", -2, SHORT_SIDE, flags="area")
@@ -62,8 +72,31 @@ def one_pass(source: Path, folder: Path, clip_s: float, *, proxy: bool = False, 
         outputs.append(ffmpeg.output(thumbnails, "-", f="null"))
     graph = ffmpeg.merge_outputs(*outputs).global_args("-v", "error", "-filter_complex_threads", "1")
     parts = ["frames", "audio", *(["proxy"] if proxy else [])]
-    name = "one pass" + (", proxy" if proxy else "") + (", shots" if shots else "")
+    asked = {"proxy": proxy, "signals": signals, "shots": shots}
+    name = ", ".join(["one pass", *(word for word, is_asked in asked.items() if is_asked)])
     return Step(name, (tuple(graph.compile(cmd=FFMPEG, overwrite_output=True)),), lambda: _made(folder, *parts))
+
+
+def _signals(pictures: Any, frames: Any, sound: Any, folder: Path) -> list[Any]:
+    """Brightness of every picture, for sync with the sound; looks of the sampled frames; loudness and silence.
+
+    There is no filter for A/V sync, and FFmpeg's perceptual hash (`signature`) compares whole videos at a far higher
+    cost than one hash a clip: both are left out, in the floor's favour.
+    """
+
+    def told(stream: Any, name: str, **only: str) -> Any:
+        printer = "ametadata" if name == "sound" else "metadata"
+        return ffmpeg.output(stream.filter(printer, "print", file=str(folder / f"{name}.txt"), **only), "-", f="null")
+
+    luma = pictures.filter("scale", 16, 9, flags="neighbor").filter("format", "gray").filter("signalstats")
+    for name in ("signalstats", "scdet", "blackdetect", "freezedetect", "cropdetect", "blurdetect"):
+        frames = frames.filter(name)
+    sound = sound.filter("ebur128", metadata=1, peak="sample").filter("silencedetect")
+    return [
+        told(luma, "brightness", key="lavfi.signalstats.YAVG"),
+        told(frames, "looks"),
+        told(sound, "sound"),
+    ]
 
 
 def chain(source: Path, folder: Path, clip_s: float, seconds: float) -> list[Step]:

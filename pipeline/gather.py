@@ -24,7 +24,7 @@ from omniloom.pipeline.sampling import FrameSampler
 from omniloom.pipeline.shots import ShotDetector, detector_of
 from omniloom.pipeline.sound import Heard, Soundtrack
 from omniloom.pipeline.spans import DAWN, Span
-from omniloom.pipeline.subtitles import read_cues
+from omniloom.pipeline.subtitles import read_cues, read_cues_beside
 from omniloom.pipeline.tape import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Gathered:
     """What models make of the source's sound."""
     luma: tuple[np.ndarray, np.ndarray] | None
     """Times int64 (P,), from the clip's start, and mean brightness float32 (P,) in 0..255 of every picture."""
+    tags: Mapping[str, str]
+    """What the source's container says of itself."""
 
 
 @dataclass(slots=True)
@@ -98,7 +100,8 @@ class _Gatherer:
         self._soundtrack = Soundtrack(source.path, info, keep_packets=copies(recipe))
         self._listener = Listener(self._soundtrack, recipe, ask)
         self._cues = read_cues(source.path, info)
-        self._intervals = self._listener.intervals(self._cues, span)
+        cues = self._cues or (read_cues_beside(source.path) if recipe.clips.by == "captions" else [])
+        self._intervals = self._listener.intervals(cues, span)
         self._recipe = recipe
         self._settings = recipe.sections["frames"] if "frames" in recipe.sections else _default_frames()
         track = info.video
@@ -324,6 +327,7 @@ class _Gatherer:
             heard=heard if self._info.audio else None,
             listener=self._listener,
             luma=_as_arrays(opened.luma) if self._watches and opened.luma else None,
+            tags=self._info.tags,
         )
 
     def _fault(self, clip: Clip, edge: Close, opened: _OpenClip, heard: Heard, last: bool) -> Drop | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,gxf,nut,ivf,dv,m4v,h264,hevc,"
     "wav,w64,flac,mp3,aac,aiff,caf,au,amr,ac3,eac3"
 )
+SUBTITLE_FORMATS = "srt,webvtt"
+"""Of files beside a video; never of a video: text that poses as media is refused."""
 TEXT_SUBTITLES = frozenset({"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text", "ttml"})
 MAX_PIXELS = 7680 * 4320
 """Of one picture: 8K. A dimension bomb costs gigabytes before its first frame."""
@@ -108,6 +111,8 @@ class VideoInfo:
     """The first text subtitle stream, if any: of the audio's language if `StreamsConfig` asks for one."""
     cut_short: bool
     """Whether the container states more bytes than the file has: a broken download or recording."""
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What container and video stream say of themselves, names in lower case; cut short, for anybody may write them."""
 
 
 def to_ns(ticks: int, time_base: Fraction) -> int:
@@ -116,8 +121,8 @@ def to_ns(ticks: int, time_base: Fraction) -> int:
     return (2 * scaled + time_base.denominator) // (2 * time_base.denominator)
 
 
-def open_media(path: str) -> InputContainer:
-    """Open a local file for reading: known formats only, no network, no playlists, metadata never fatal.
+def open_media(path: str, formats: str = FORMATS) -> InputContainer:
+    """Open a local file for reading: these formats only, no network, no playlists, metadata never fatal.
 
     Raises Rejected("probe", reason): not-a-file, unreadable, empty-file, playlist, moov-missing, not-media,
     too-large-picture.
@@ -127,7 +132,7 @@ def open_media(path: str) -> InputContainer:
 
     _check_file(path)
     options = {
-        "format_whitelist": FORMATS,
+        "format_whitelist": formats,
         "protocol_whitelist": "file",
         "max_streams": str(MAX_STREAMS),
         "max_pixels": str(MAX_PIXELS),
@@ -191,7 +196,13 @@ def _describe(path: str, container: InputContainer, wanted: StreamsConfig) -> Vi
         audio=_audio_track(audio) if audio is not None else None,
         subtitle_index=(spoken or texts)[0].index if texts else None,
         cut_short=_is_cut_short(path),
+        tags=_tags({**container.metadata, **(video.metadata if video is not None else {})}),
     )
+
+
+def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The first 64 tags of at most 200 characters each."""
+    return {name[:200].lower(): value[:200] for name, value in islice(metadata.items(), 64)}
 
 
 def _asked_for(kind: str, wish: str, able: list[Any], streams: list[Any]) -> list[Any]:

@@ -51,6 +51,10 @@ SAMPLE_RATE_HZ = 16_000
 class SignalsConfig:
     """What is measured of every clip."""
 
+    picture: bool = True
+    """What the sampled frames look like: light, colour, movement, sharpness, black bars, a hash."""
+    sound: bool = True
+    """How loud it is, and where there is none."""
     sync: bool = True
     """Whether sound and picture change together: looks at every picture, so that all are decoded."""
     speech: bool = False
@@ -99,10 +103,12 @@ def measure(
     picture's. What is None is not measured.
     """
     measured: dict[str, Fact] = {}
-    if frames is not None and frames.rgb.size:
+    if config.picture and frames is not None and frames.rgb.size:
         measured |= look(frames)
-    if heard is not None:
-        measured |= _sound(heard, present)
+    if config.sound and heard is not None:
+        measured |= _level(heard)
+    if present is not None and len(present):
+        measured |= _presence(present)
     if config.speech:
         measured["speech"] = speech
     measured["audio_drift_ms"] = drift_ms
@@ -121,16 +127,18 @@ def _rounded(value: Fact) -> Fact:
     return float(f"{value:.6g}") + 0.0 if isinstance(value, float) else value
 
 
-def _sound(heard: np.ndarray, present: np.ndarray | None) -> dict[str, Fact]:
-    sound: dict[str, Fact] = {
+def _level(heard: np.ndarray) -> dict[str, Fact]:
+    return {
         "loudness_lufs": loudness_lufs(heard, SAMPLE_RATE_HZ),
         "peak_dbfs": peak_dbfs(heard),
         "silence": silent_share(heard, SAMPLE_RATE_HZ),
     }
-    if present is not None and len(present):
-        late = int(present.argmax()) if present.any() else len(present)
-        short = int(present[::-1].argmax())
-        gaps = len(present) - int(present.sum()) - late - short
-        for name, count in (("late", late), ("gaps", gaps), ("short", short)):
-            sound[f"audio_{name}_ms"] = count * 1000 / SAMPLE_RATE_HZ
-    return sound
+
+
+def _presence(present: np.ndarray) -> dict[str, Fact]:
+    """How much sound is missing at the clip's beginning, inside it and at its end."""
+    late = int(present.argmax()) if present.any() else len(present)
+    short = int(present[::-1].argmax())
+    gaps = len(present) - int(present.sum()) - late - short
+    counts = (("late", late), ("gaps", gaps), ("short", short))
+    return {f"audio_{name}_ms": count * 1000 / SAMPLE_RATE_HZ for name, count in counts}

@@ -1,15 +1,18 @@
-"""The lines of a file's text subtitles, with their times."""
+"""The lines of a video's text subtitles, inside its file or beside it, with their times."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from omniloom.modalities.sample import Rejected
 from omniloom.pipeline.decode import only
-from omniloom.pipeline.probe import VideoInfo, open_media, to_ns
+from omniloom.pipeline.probe import FORMATS, SUBTITLE_FORMATS, VideoInfo, open_media, to_ns
 
 MAX_CUES = 100_000
+_BESIDE = (".srt", ".vtt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +26,27 @@ class TimedText:
 
 def read_cues(path: str, info: VideoInfo) -> list[TimedText]:
     """Lines of the file's first text subtitle stream, sorted by start; none if it has none or it cannot be read."""
+    return [] if info.subtitle_index is None else _read(path, info.subtitle_index)
+
+
+def read_cues_beside(path: str) -> list[TimedText]:
+    """Lines of `X.srt` or `X.vtt` beside `X.mp4`, sorted by start; none if there is none that can be read."""
+    for ending in _BESIDE:
+        beside = Path(path).with_suffix(ending)
+        if beside.is_file():
+            try:
+                return _read(str(beside), 0, SUBTITLE_FORMATS)
+            except Rejected:  # no subtitles, whatever its name says
+                continue
+    return []
+
+
+def _read(path: str, index: int, formats: str = FORMATS) -> list[TimedText]:
     import av.error
 
-    if info.subtitle_index is None:
-        return []
     cues: list[TimedText] = []
-    with open_media(path) as container:
-        stream: Any = only(container, info.subtitle_index)
+    with open_media(path, formats) as container:
+        stream: Any = only(container, index)
         try:
             for packet in container.demux(stream):
                 if not packet.size or packet.pts is None:

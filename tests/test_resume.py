@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import imageio_ffmpeg
+import numpy as np
 import pytest
 
 from omniloom import open_corpus
@@ -120,6 +123,55 @@ def test_however_clips_are_cut_spans_change_no_byte_of_pictures_proxy_or_sound(
     name, settings = CUTTINGS[cutting]
     chosen = recipe(*settings, "video.short_side=32", modalities="frames,video,audio")
     assert_spans_change_nothing(source(media, name), tmp_path, chosen)
+
+
+ALIGNED: dict[str, list[str]] = {
+    "captions": ["clips.by=captions"],
+    "speech": ["clips.by=speech"],
+    "pyscenedetect": [*SHOTS, "clips.detector=pyscenedetect"],
+}
+
+
+@pytest.mark.parametrize("by", ALIGNED)
+def test_clips_that_follow_words_voices_or_another_detector_are_the_same_in_spans(
+    media: Path, tmp_path: Path, by: str
+) -> None:
+    if by != "captions":
+        pytest.importorskip({"speech": "faster_whisper", "pyscenedetect": "scenedetect"}[by])
+    path = spoken(media)
+    limits = ["clips.min_s=0.5", "clips.max_s=6"]
+    assert_spans_change_nothing(path, tmp_path, recipe(*ALIGNED[by], *limits))
+
+
+def spoken(media: Path) -> Path:
+    """A film in which somebody counts every four seconds, with what is said as a file of subtitles beside it."""
+    pytest.importorskip("hibari")
+    from omniloom.recipes.world.narrate import speak
+    from omniloom.recipes.world.sound import SAMPLE_RATE_HZ
+
+    path = media / "spoken.mkv"
+    if path.exists():
+        return path
+    silent, voice = make_clip(media / "silent.mkv", **(SMALL | MEDIA["open-groups.mp4"])), media / "voice.wav"
+    track = np.zeros(SECONDS * SAMPLE_RATE_HZ, np.int16)
+    cues: list[str] = []
+    for number in range(SECONDS // 4):
+        said = np.asarray(speak(f"This is sentence number {number}.") * 20_000, np.int16)
+        start_s = 4 * number + 0.7
+        first = int(start_s * SAMPLE_RATE_HZ)
+        said = said[: len(track) - first]
+        track[first : first + len(said)] += said
+        times = [f"00:00:{int(at):02d},{round(at % 1 * 1000):03d}" for at in (start_s, start_s + 2.5)]
+        cues.append(f"{number + 1}\n{times[0]} --> {times[1]}\nThis is sentence number {number}.\n")
+    with wave.open(str(voice), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE_HZ)
+        file.writeframes(track.tobytes())
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(silent), "-i", str(voice)]
+    subprocess.run([*command, "-map", "0:v", "-map", "1:a", "-c:v", "copy", str(path)], check=True)
+    path.with_suffix(".srt").write_text("\n".join(cues), encoding="utf-8")
+    return path
 
 
 def test_copied_packets_and_overlapping_clips_are_the_same_in_spans(media: Path, tmp_path: Path) -> None:
