@@ -82,6 +82,8 @@ class Footage:
     """Cues of the subtitle streams inside the file that overlap the clip."""
     row: Mapping[str, str] = field(default_factory=dict[str, str])
     """The source's row of the source list (caption, split, ...), when there was a list."""
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the source's container says of itself, names in lower case: the lens, the maker, ... Never to be trusted."""
     heard: Any = None
     """What the modality's own `listen` made of the blocks that the clip lies in; None where it has no `listen`."""
     made: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 
-from omniloom.modalities import codecs, geometry
+from omniloom.modalities import alignment, codecs, geometry
 from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window, unstack
 from omniloom.modalities.base import narrow_stack as narrow
 from omniloom.modalities.base import whole_member as pieces
+from omniloom.modalities.cameras import Camera, KSource, camera_beside, stated_intrinsics
 from omniloom.modalities.models import depth_given, family_of
 from omniloom.modalities.models.estimate import Estimate, Kind
 from omniloom.modalities.sample import Fact, Part, Rejected
 
 __all__ = ["narrow", "pieces"]
-
-KSource = Literal["given", "estimated", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,10 @@ class Depth:
     """The source's own code step, kept exactly; 0 for continuous values."""
     converted: str = ""
     """What was converted on the way here, e.g. "ray distance to z"."""
+    poses: np.ndarray | None = None
+    """float64 (T, 4, 4), camera to world in metres, zeros where unknown; None where nobody knows any."""
+    groups: np.ndarray | None = None
+    """int64 (T,): frames of equal numbers are on one scale; None if all are, as in measured depth."""
 
     def __post_init__(self) -> None:
         if self.z.ndim != 3 or self.z.dtype != np.float32 or self.pts_ns.shape != (len(self.z),):
@@ -49,6 +52,9 @@ class Depth:
             )
         if self.k.shape != (3, 3):
             raise ValueError(f"K is (3, 3), got {self.k.shape = }")
+        for name, array, shape in (("poses", self.poses, (4, 4)), ("groups", self.groups, ())):
+            if array is not None and array.shape != (len(self.z), *shape):
+                raise ValueError(f"{name} are one a frame, got {array.shape} for {len(self.z)} frames")
 
 
 suffix = "depth.png"
@@ -71,6 +77,8 @@ facts: Mapping[str, FactType] = {
     "cy": "double",
     "intrinsics": "string",
     "converted": "string",
+    "poses": "list<double>",
+    "groups": "list<int64>",
 }
 stem = Stem("image", 2)
 tolerance = 1e-5
@@ -90,7 +98,11 @@ class Config:
     short_side: int = 256
     """Pixels; smaller depth is not enlarged."""
     fov_deg: float = 60.0
-    """Across the longer side, assumed where no intrinsics lie beside the video."""
+    """Across the longer side, assumed where no file beside the video, no container and no network knows better."""
+    align: bool = True
+    """Relative depth of a clip's frames, which networks answer one by one, is brought to one scale (and shift)."""
+    to_metric: bool = False
+    """A network's relative depth is brought to metres by depth or poses beside the video, where there are some."""
 
     def __post_init__(self) -> None:
         if self.short_side < 1 or not 1 <= self.fov_deg < 180 or not self.model:
@@ -101,8 +113,13 @@ def models(config: Config) -> Sequence[ModelRef]:
     """The network, unless only given depth is wanted."""
     if config.model == "given":
         return ()
-    is_onnx = config.model == "embedded" or config.model.endswith(".onnx")
-    return (ModelRef("depth_onnx" if is_onnx else "depth_transformers", config.model),)
+    return (network(config.model, config.fov_deg),)
+
+
+def network(name: str, fov_deg: float = 60.0) -> ModelRef:
+    """The reference of a geometry network: "embedded", a path.onnx, or a transformers model by name or folder."""
+    family = "depth_onnx" if name == "embedded" or name.endswith(".onnx") else "depth_transformers"
+    return ModelRef(family, name, () if fov_deg == 60.0 else (("fov_deg", fov_deg),))
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
@@ -110,26 +127,24 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
 
     Raises Rejected "bad-depth-file" for depth or intrinsics beside the video that cannot be read or do not fit it.
     """
-    if footage.frames is None or not len(footage.frames.rgb):
+    frames = footage.frames
+    if frames is None or not len(frames.rgb):
         return None
-    if config.model == "given" or config.prefer_given:
-        try:
-            depth = _given(footage, footage.frames, config)
-        except (ValueError, OSError) as error:
-            raise Rejected("extract", "bad-depth-file", str(error)) from error
-        if depth is not None:
-            return Made(depth, model="given")
-        if config.model == "given":
-            return None
+    height, width = frames.rgb.shape[1:3]
     try:
-        camera = depth_given.camera_beside(footage.path)
-    except ValueError as error:
+        camera = camera_beside(footage.path)
+        stated = stated_intrinsics(footage, camera, width, height)
+        given = depth_given.depth_beside(footage.path) if _wants_given(config) else None
+        measured = _given(footage, frames, given, camera, config) if given else None
+    except (ValueError, OSError) as error:
         raise Rejected("extract", "bad-depth-file", str(error)) from error
+    if config.model == "given" or (config.prefer_given and measured is not None):
+        return None if measured is None else Made(measured, model="given")
     (ref,) = models(config)
-    height, width = footage.frames.rgb.shape[1:3]
-    k = None if camera is None else geometry.resized_intrinsics(*camera, (width, height))
-    estimate: Estimate = ask(ref, footage.frames.rgb, k)
-    return Made(_estimated(estimate, footage.frames, k, config), *family_of(ref).describe(ref))
+    estimate: Estimate = ask(ref, frames.rgb, None if stated is None else stated[0])
+    made = family_of(ref).describe(ref)
+    also = {} if estimate.normals is None else {"normal": Made(estimate.normals, *made)}
+    return Made(_estimated(estimate, footage, frames, stated, camera, measured, config), *made, also=also)
 
 
 def encode(value: Depth) -> Part:
@@ -158,6 +173,8 @@ def encode(value: Depth) -> Part:
             "cy": float(value.k[1, 2]),
             "intrinsics": value.k_source,
             "converted": value.converted,
+            "poses": [] if value.poses is None else [float(x) for x in value.poses[:, :3].ravel()],
+            "groups": [] if value.groups is None else [int(group) for group in value.groups],
         },
     )
 
@@ -177,6 +194,8 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Depth:
         cast(KSource, facts["intrinsics"]),
         cast(float, facts["step_m"]),
         str(facts["converted"]),
+        _poses(np.array(facts.get("poses") or [], np.float64), cast("list[int] | None", facts.get("shown"))),
+        _groups(np.array(facts.get("groups") or [], np.int64), cast("list[int] | None", facts.get("shown"))),
     )
 
 
@@ -244,11 +263,30 @@ def _quantiser(value: Depth, known: np.ndarray) -> tuple[float, float]:
     return scale, low - scale
 
 
-def _given(footage: Footage, frames: Frames, config: Config) -> Depth | None:
-    given = depth_given.depth_beside(footage.path)
-    if given is None:
+def _poses(flat: np.ndarray, shown: list[int] | None) -> np.ndarray | None:
+    """float64 (T, 4, 4) of 12 numbers a frame."""
+    if not flat.size:
         return None
-    found = given.at(frames.pts_ns + footage.clip.start_ns)
+    poses = np.zeros((len(flat) // 12, 4, 4))
+    poses[:, :3] = flat.reshape(-1, 3, 4)
+    poses[:, 3, 3] = poses[:, :3].any(axis=(1, 2))
+    return poses if shown is None else poses[shown]
+
+
+def _groups(groups: np.ndarray, shown: list[int] | None) -> np.ndarray | None:
+    return None if not groups.size else groups if shown is None else groups[shown]
+
+
+def _wants_given(config: Config) -> bool:
+    return config.model == "given" or config.prefer_given or config.to_metric
+
+
+def _given(
+    footage: Footage, frames: Frames, given: depth_given.Given, camera: Camera | None, config: Config
+) -> Depth | None:
+    """Measured depth of the frames, or None if there is none of any."""
+    times_ns = frames.pts_ns + footage.clip.start_ns
+    found = given.at(times_ns)
     shapes = {depth.shape for depth in found if depth is not None}
     if not shapes:
         return None
@@ -263,24 +301,53 @@ def _given(footage: Footage, frames: Frames, config: Config) -> Depth | None:
     z = np.stack([np.full((height, width), np.nan, np.float32) if depth is None else depth for depth in found])
     if not np.isfinite(z).any():
         return None
-    k = given.intrinsics(width, height)
-    known_k = k if k is not None else geometry.assumed_intrinsics(width, height, config.fov_deg)
-    z, small_k = geometry.resize_nearest(z, known_k, geometry.fit_short_side(width, height, config.short_side))
-    step_m = given.step_m if given.kind == "z" else 0.0
-    converted = "" if given.kind == "z" else "ray distance to z"
-    return Depth(z, frames.pts_ns, "metric-z", small_k, "assumed" if k is None else "given", step_m, converted)
-
-
-def _estimated(estimate: Estimate, frames: Frames, given_k: np.ndarray | None, config: Config) -> Depth:
-    height, width = frames.rgb.shape[1:3]
-    source: KSource = "given" if given_k is not None else "assumed" if estimate.k is None else "estimated"
-    k = given_k if given_k is not None else estimate.k
+    k, k_source = given.intrinsics(width, height), "given"
     if k is None:
-        k = geometry.assumed_intrinsics(width, height, config.fov_deg)
+        k, k_source = stated_intrinsics(footage, camera, width, height) or (
+            geometry.assumed_intrinsics(width, height, config.fov_deg),
+            "assumed",
+        )
+    z, small_k = geometry.resize_nearest(z, k, geometry.fit_short_side(width, height, config.short_side))
+    return Depth(
+        z,
+        frames.pts_ns,
+        "metric-z",
+        small_k,
+        k_source,
+        step_m=given.step_m if given.kind == "z" else 0.0,
+        converted="" if given.kind == "z" else "ray distance to z",
+        poses=camera.poses_at(times_ns) if camera else None,
+    )
+
+
+def _estimated(
+    estimate: Estimate,
+    footage: Footage,
+    frames: Frames,
+    stated: tuple[np.ndarray, KSource] | None,
+    camera: Camera | None,
+    measured: Depth | None,
+    config: Config,
+) -> Depth:
+    """A network's answer, on one scale, and in metres where that can be."""
     if estimate.depth is None:
         raise ValueError(f"depth.model={config.model} gives no depth")
-    small = geometry.fit_short_side(width, height, config.short_side)
-    z, small_k = geometry.resize_nearest(estimate.depth, k, small)
-    known = np.isfinite(z) if estimate.kind == "relative-inverse" else np.isfinite(z) & (z > 0)
-    z = np.where(known, z, np.nan).astype(np.float32)
-    return Depth(z, frames.pts_ns, estimate.kind, small_k, source, converted=estimate.converted)
+    height, width = frames.rgb.shape[1:3]
+    if stated is not None:
+        k, k_source = stated
+    elif estimate.k is not None:
+        k, k_source = estimate.k, "estimated"
+    else:
+        k, k_source = geometry.assumed_intrinsics(width, height, config.fov_deg), "assumed"
+    kind: Kind = estimate.kind
+    known = np.isfinite(estimate.depth) if kind == "relative-inverse" else estimate.depth > 0
+    z = np.where(known, estimate.depth, np.nan).astype(np.float32)
+    notes = [estimate.converted] if estimate.converted else []
+    groups: np.ndarray | None = None
+    if config.align and kind != "metric-z":
+        scales = alignment.one_scale(z, kind, frames.rgb, k)
+        z, groups = scales.apply(z), scales.group
+        notes.append(f"frames brought to one scale, by x{scales.scale.min():.3f} to x{scales.scale.max():.3f}")
+    poses = camera.poses_at(frames.pts_ns + footage.clip.start_ns) if camera else None
+    z, small_k = geometry.resize_nearest(z, k, geometry.fit_short_side(width, height, config.short_side))
+    return Depth(z, frames.pts_ns, kind, small_k, k_source, 0.0, "; ".join(notes), poses, groups)

@@ -90,6 +90,7 @@ class _Weaver:
                 recorded=recorded,
                 subtitles=gathered.cues,
                 row=self._source.row,
+                tags=gathered.tags,
                 heard=heard.get(name),
                 made={need: values[need] for need in modality.needs if need in values},
                 also=also,

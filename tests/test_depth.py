@@ -272,15 +272,22 @@ def test_a_transformers_folder_serves_and_its_preprocessing_is_kept(tmp_path: Pa
 def test_intrinsics_beside_the_video_serve_estimated_depth_too(tmp_path: Path) -> None:
     camera = {"K": K.tolist(), "width": 256, "height": 192}
     (tmp_path / "x.camera.json").write_text(json.dumps(camera))
-    config = depth.Config(model="some/network")
     estimate = Estimate(np.ones(RGB.shape[:3], np.float32), "metric-z")
-    footage = footage_of(tmp_path / "x.mp4", RGB)
-    beside = depth.depth_given.camera_beside(footage.path)
-    k = geometry.resized_intrinsics(*beside, (128, 96))
-    value = depth._estimated(estimate, footage.frames, k, config)
+    asked: list[np.ndarray] = []
+
+    def ask(ref: Any, rgb: np.ndarray, k: np.ndarray) -> Estimate:
+        asked.append(k)
+        return estimate
+
+    (tmp_path / "net.onnx").write_bytes(b"")
+    config = depth.Config(model=str(tmp_path / "net.onnx"))
+    made = depth.extract(footage_of(tmp_path / "x.mp4", RGB), config, ask)
+    assert made is not None
+    value = made.value
     assert value.k_source == "given"
     assert value.k[0, 0] == pytest.approx(55)
     assert value.k[0, 2] == pytest.approx((63.5 + 0.5) / 2 - 0.5)
+    assert np.array_equal(asked[0], value.k), "a network that wants a camera is told"
 
 
 # --- normals and points ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     X.depth.npz    depth_mm uint16 (T, H, W), 0 = nothing measured (or depth_m float, metres); pts_ns int64 (T,) on the
                    video's presentation clock; K float64 (3, 3) in pixels of that W x H; kind "z" or "ray"
-    X.camera.json  {"K": 3 x 3, "width", "height"} and for a folder of PNGs, in the order of their names,
+    X.camera.json  as in `cameras`, and for a folder of PNGs, in the order of their names,
                    {"pts_ns": [...], "depth_scale_m": metres a code, "kind": "z" or "ray"}
 
 "z" is distance along the optical axis, "ray" along each pixel's ray; rays are turned into z.
@@ -10,20 +10,17 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from omniloom.modalities import codecs, geometry
-
-MATCH_NS = 20_000_000
-"""A depth frame belongs to a picture shown within half a frame of 25 a second of it."""
+from omniloom.modalities.cameras import MATCH_NS, read_k, read_record
 
 _MAX_BYTES = 4 << 30
 
@@ -76,18 +73,6 @@ def depth_beside(video: str) -> Given | None:
     return None
 
 
-def camera_beside(video: str) -> tuple[np.ndarray, tuple[int, int]] | None:
-    """K and the (width, height) it is for from `X.camera.json`, or None. Raises ValueError if it cannot be read."""
-    path = Path(video).with_suffix(".camera.json")
-    if not path.is_file():
-        return None
-    record = _camera(path)
-    try:
-        return _k(record["K"]), (int(record["width"]), int(record["height"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} must state K, width and height: {error!r}") from error
-
-
 @lru_cache(maxsize=1)
 def _from_npz(path: str, modified_ns: int) -> Given:
     """Cached: a long video asks for the same file clip after clip."""
@@ -99,7 +84,7 @@ def _from_npz(path: str, modified_ns: int) -> Given:
             names = set(arrays.files)
             depth = np.asarray(arrays["depth_m" if "depth_m" in names else "depth_mm"])
             pts_ns = np.asarray(arrays["pts_ns"]).astype(np.int64)
-            k = _k(arrays["K"]) if "K" in names else None
+            k = read_k(arrays["K"]) if "K" in names else None
             kind = str(arrays["kind"]) if "kind" in names else "z"
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{Path(path).name}: {error}") from error
@@ -110,7 +95,7 @@ def _from_npz(path: str, modified_ns: int) -> Given:
 
 
 def _from_folder(folder: Path, camera: Path) -> Given:
-    record = _camera(camera) if camera.is_file() else {}
+    record = read_record(camera) if camera.is_file() else {}
     try:
         pts_ns = np.array(record["pts_ns"], np.int64)
         step_m = float(record["depth_scale_m"])
@@ -129,30 +114,13 @@ def _from_folder(folder: Path, camera: Path) -> Given:
             raise ValueError(f"{files[index].name} is no 16-bit gray PNG")
         return _metres(codes, step_m)
 
-    k = _k(record["K"]) if "K" in record else None
+    k = read_k(record["K"]) if "K" in record else None
     return Given(pts_ns, frame_m, k, size, _kind(record.get("kind", "z"), str(camera)), step_m)
 
 
 def _metres(depth: np.ndarray, step_m: float) -> np.ndarray:
     metres = depth * step_m if step_m else depth.astype(np.float64)
     return np.where(np.isfinite(metres) & (metres > 0), metres, np.nan).astype(np.float32)
-
-
-def _camera(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    return record
-
-
-def _k(value: Any) -> np.ndarray:
-    k = np.asarray(value, np.float64)
-    if k.shape != (3, 3) or not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0:
-        raise ValueError(f"K is 3 x 3 with fx, fy > 0, got {k.tolist()}")
-    return k
 
 
 def _kind(kind: str, path: str) -> Literal["z", "ray"]:

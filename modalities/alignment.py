@@ -1,0 +1,168 @@
+"""Depth of a clip's frames, answered one by one, brought to one scale: the network's wavering out, real change kept.
+
+Neighbouring frames are compared where they show the same thing: `motion` tells how the camera moved, so a thing that
+came nearer because the camera did is not taken for wavering. One scale a frame (and one shift, for inverse depth) is
+fitted to all pairs at once, by least squares with weights that pass over what disagrees. Frames that nothing connects
+keep their own scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from omniloom.modalities import geometry
+from omniloom.modalities.models.estimate import Kind
+from omniloom.modalities.motion import Look, look, motion
+
+_CERTAIN = 0.4
+"""Of what is to be seen in one frame, the share that the next must show for the two to be compared."""
+_APART = (1, 2)
+"""Frames are compared with the next and the one after it."""
+_PAIRS = 600
+"""Pixels a pair of frames gives, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """For each of T frames: what its depth is to be multiplied by, and then raised by."""
+
+    scale: np.ndarray
+    """float64 (T,), 1 for a frame that is left as it is."""
+    shift: np.ndarray
+    """float64 (T,), 0 but for inverse depth."""
+    group: np.ndarray
+    """int64 (T,): frames of one number are on one scale."""
+
+    def apply(self, z: np.ndarray) -> np.ndarray:
+        """Depth (T, H, W) on the common scale."""
+        return (z * self.scale[:, None, None] + self.shift[:, None, None]).astype(z.dtype)
+
+
+def one_scale(z: np.ndarray, kind: Kind, rgb: np.ndarray, k: np.ndarray) -> Scales:
+    """Scales that bring depth (T, H, W) of frames rgb uint8 (T, H, W, 3) together; K is of their pixels.
+
+    Each group keeps the mean scale (geometric, of depth; arithmetic, of inverse depth) that its frames had.
+    """
+    count = len(z)
+    unchanged = Scales(np.ones(count), np.zeros(count), np.arange(count))
+    if count < 2:
+        return unchanged
+    looks = [look(frame, k) for frame in rgb]
+    small, _ = geometry.resize_nearest(z, k, looks[0].gray[0].shape[::-1])
+    pairs: list[_Pair] = []
+    for step in _APART:
+        for first in range(count - step):
+            pair = _compare(looks, small, kind, first, first + step)
+            if pair is not None:
+                pairs.append(pair)
+    group = _groups(count, pairs)
+    if not pairs:
+        return unchanged
+    if kind == "relative-inverse":
+        scale, shift = _fit_lines(count, pairs, group)
+    else:
+        scale, shift = np.exp(_fit_offsets(count, pairs, group)), np.zeros(count)
+    return Scales(scale, shift, group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What two frames say of the same points, in log z or inverse depth: foretold by one, met in the other."""
+
+    first: int
+    second: int
+    foretold: np.ndarray
+    met: np.ndarray
+
+
+def _compare(looks: list[Look], z: np.ndarray, kind: Kind, first: int, second: int) -> _Pair | None:
+    """The same points in two frames, or None if they cannot be told."""
+    inverse, from_inverse = _as_inverse(z[first], kind)
+    if np.isfinite(inverse).sum() < 100:
+        return None
+    moved = motion(looks[first], looks[second], inverse)
+    if moved.certainty < _CERTAIN:
+        return None
+    height, width = inverse.shape
+    there = np.clip(np.rint(moved.at), 0, [width - 1, height - 1]).astype(np.int64)
+    foretold = from_inverse(inverse / np.where(moved.stretch > 0, moved.stretch, np.nan))
+    met = z[second] if kind == "relative-inverse" else np.log(np.where(z[second] > 0, z[second], np.nan))
+    met = met[there[..., 1], there[..., 0]]
+    use = moved.agrees & np.isfinite(foretold) & np.isfinite(met)
+    chosen = np.flatnonzero(use)
+    if len(chosen) < 100:
+        return None
+    # Evenly over the picture, and always the same.
+    chosen = chosen[np.linspace(0, len(chosen) - 1, min(_PAIRS, len(chosen))).astype(np.int64)]
+    return _Pair(first, second, foretold.ravel()[chosen], met.ravel()[chosen])
+
+
+def _as_inverse(z: np.ndarray, kind: Kind) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """1 / z up to a factor, and the way back from it to what frames are compared in."""
+    if kind != "relative-inverse":
+        inverse = 1 / np.where(z > 0, z, np.nan).astype(np.float64)
+        return inverse, lambda q: -np.log(np.where(q > 0, q, np.nan))
+    known = z[np.isfinite(z)]
+    # Unknown but for two numbers: taken as elsewhere, the far end ten times as far away as the near one.
+    far, near = np.percentile(known, [2, 98]) if known.size else (0.0, 1.0)
+    per = 0.9 / max(float(near - far), 1e-9)
+    return 0.1 + (z.astype(np.float64) - far) * per, lambda q: far + (q - 0.1) / per
+
+
+def _groups(count: int, pairs: list[_Pair]) -> np.ndarray:
+    group = np.arange(count)
+    for pair in pairs:
+        group[group == group[pair.second]] = group[pair.first]
+    return np.unique(group, return_inverse=True)[1].astype(np.int64)
+
+
+def _fit_offsets(count: int, pairs: list[_Pair], group: np.ndarray) -> np.ndarray:
+    """(T,) numbers to add to log z so that pairs agree, with mean 0 in each group."""
+    rows = np.zeros((len(pairs), count))
+    wanted, weight = np.zeros(len(pairs)), np.zeros(len(pairs))
+    for index, pair in enumerate(pairs):
+        rows[index, pair.first], rows[index, pair.second] = 1, -1
+        apart = pair.met - pair.foretold
+        wanted[index] = np.median(apart)
+        weight[index] = 1 / max(1.48 * float(np.median(np.abs(apart - wanted[index]))), 0.01)
+    offsets = np.zeros(count)
+    for _ in range(5):
+        offsets = np.linalg.lstsq(rows * weight[:, None], wanted * weight, rcond=None)[0]
+        weight = weight / (1 + (np.abs(rows @ offsets - wanted) / 0.05))
+    means = np.array([offsets[group == g].mean() for g in range(group.max() + 1)])
+    return offsets - means[group]
+
+
+def _fit_lines(count: int, pairs: list[_Pair], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) scales and shifts of inverse depth so that pairs agree, with mean 1 and 0 in each group."""
+    values = np.concatenate([np.concatenate([pair.foretold, pair.met]) for pair in pairs])
+    low, middle, high = (float(v) for v in np.percentile(values, [2, 50, 98]))
+    spread = max((high - low) / 2, 1e-6 * abs(middle), 1e-12)
+    size = sum(len(pair.met) for pair in pairs)
+    rows = np.zeros((size, 2 * count))
+    at = 0
+    for pair in pairs:
+        part = slice(at, at := at + len(pair.met))
+        rows[part, pair.first], rows[part, count + pair.first] = (pair.foretold - middle) / spread, 1
+        rows[part, pair.second], rows[part, count + pair.second] = -(pair.met - middle) / spread, -1
+    # Scales are 1 + what is solved for: all of them 0 would agree best.
+    given = -rows[:, :count].sum(axis=1)
+    prior = np.diag(np.sqrt(np.r_[np.full(count, 0.01 * size / count), np.full(count, 1e-6 * size)]))
+    weight, solved = np.ones(size), np.zeros(2 * count)
+    for _ in range(8):
+        solved = np.linalg.lstsq(
+            np.concatenate([rows * weight[:, None], prior]), np.r_[given * weight, np.zeros(2 * count)], rcond=None
+        )[0]
+        off = rows @ solved - given
+        weight = 1 / np.sqrt(1 + (off / max(2 * 1.48 * float(np.median(np.abs(off))), 0.01)) ** 2)
+    scale, shift = 1 + solved[:count], solved[count:]
+    for g in range(group.max() + 1):
+        mine = group == g
+        shift[mine] -= shift[mine].mean()
+        shift[mine] /= scale[mine].mean()
+        scale[mine] /= scale[mine].mean()
+    # In the units that came: spread (s (d - middle) / spread + t) + middle = s d + middle (1 - s) + spread t.
+    return scale, middle * (1 - scale) + spread * shift
