@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from omniloom.modalities import Part, load
+from omniloom.modalities import Modality, Part, Rejected, load
 from omniloom.modalities.base import Frames, SoundBlock, Waveform, read
 from omniloom.modalities.sample import Clip
 from omniloom.pipeline.picture import Scaler
@@ -44,6 +44,39 @@ def sound_of(parts: Mapping[str, Part], clip: Clip) -> Waveform | None:
     if heard.damage:
         raise ValueError(f"damaged MP4: {heard.damage[0].detail}")
     return Waveform(heard.samples, SAMPLE_RATE_HZ) if heard.present.any() else None
+
+
+class Values(Mapping[str, Any]):
+    """Values of one sample's modalities: those made now, else those stored, each read when it is first looked up."""
+
+    def __init__(
+        self, parts: Mapping[str, Part], modules: Mapping[str, Modality], names: Sequence[str] | None = None
+    ) -> None:
+        self._parts, self._modules, self._names = parts, modules, names
+        self.made: dict[str, Any] = {}
+
+    def of(self, names: Sequence[str]) -> Values:
+        """Of these modalities alone."""
+        chosen = Values(self._parts, self._modules, names)
+        chosen.made = self.made
+        return chosen
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in {*self}:
+            raise KeyError(name)
+        if name not in self.made:
+            try:
+                self.made[name] = read(self._modules[name], self._parts[name])
+            except ValueError as error:
+                raise Rejected("decode", "damaged-sample", str(error)) from error
+        return self.made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        known = dict.fromkeys((*self.made, *self._parts))
+        return iter([name for name in known if self._names is None or name in self._names])
+
+    def __len__(self) -> int:
+        return len([*self])
 
 
 @dataclass(frozen=True, slots=True)

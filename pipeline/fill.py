@@ -13,14 +13,14 @@ from threading import Event, Lock
 from typing import Any
 
 from omniloom.modalities import Drop, Modality, Part, Rejected, Sample, load, short_name
-from omniloom.modalities.base import Ask, Footage, Frames, SoundBlock, Waveform, read
-from omniloom.pipeline.again import Touching, blocks, frames_of, joined, sound_of
+from omniloom.modalities.base import Ask, Footage, Frames, SoundBlock, Waveform
+from omniloom.pipeline.again import Touching, Values, blocks, frames_of, joined, sound_of
 from omniloom.pipeline.columns import write_column_unit
 from omniloom.pipeline.joined import JoinedRows, sample_of
 from omniloom.pipeline.memory import give_back_free_memory, give_back_large_blocks
 from omniloom.pipeline.probe import say
 from omniloom.pipeline.reader import ShardReader
-from omniloom.pipeline.recipe import params_hash
+from omniloom.pipeline.recipe import params_hash, reads
 from omniloom.pipeline.shard import UnitReport, shard_paths
 from omniloom.pipeline.sidecar import schema_of
 
@@ -173,11 +173,11 @@ class _Looker:
         self._wishes = {wish.name: wish for wish in job.wishes}
         self._modules: dict[str, Modality] = {name: load(wish.modality) for name, wish in self._wishes.items()}
         self._params = {name: params_hash(wish.section) for name, wish in self._wishes.items()}
-        self._wanted = self._with_needs(lacking)
+        self._wanted = with_reads(lacking, job.wishes)
         joined_rows = JoinedRows(job.corpus, job.built)
         self._stored = {short_name(name): load(name) for name in joined_rows.modalities}
-        needs = {need for name in self._wanted for need in self._modules[name].needs}
-        parts = {"frames", "video", "audio", *self._wishes, *needs}
+        read_by_some = {other for name in self._wanted for other in reads(self._modules[name])}
+        parts = {"frames", "video", "audio", *self._wishes, *read_by_some}
         names = [name for name in joined_rows.names if name in parts or name in schema_of(()).names]
         self._parts = [name for name in names if name in parts]
         self._rows: list[dict[str, Any]] = joined_rows.read(unit, names)[0].to_pylist()
@@ -192,8 +192,8 @@ class _Looker:
         sound to be heard who has no use for it.
         """
         hears = {name for name in self._wanted if hasattr(self._modules[name], "listen")}
-        needed = {need for name in self._wanted if name not in hears for need in self._modules[name].needs}
-        alone = {name for name in hears if name not in needed and not {*self._modules[name].needs} & {*self._wanted}}
+        read_by_others = {other for name in self._wanted for other in reads(self._modules[name]) if name not in hears}
+        alone = {name for name in hears - read_by_others if not {*reads(self._modules[name])} & {*self._wanted}}
         ways = [[name for name in self._wanted if (name in alone) == is_alone] for is_alone in (False, True)]
         return [names for names in ways if names]
 
@@ -226,13 +226,6 @@ class _Looker:
             for pool in (eyes, ears):
                 pool.shutdown(wait=True)
 
-    def _with_needs(self, lacking: Sequence[str]) -> list[str]:
-        wanted = set(lacking)
-        for name in reversed(self._wishes):
-            if name in wanted:
-                wanted |= {need for need in self._modules[name].needs if need in self._wishes}
-        return [name for name in self._wishes if name in wanted]
-
     # --- one sample -------------------------------------------------------------------------------------------
 
     def _outcomes(self, place: int, names: Sequence[str]) -> dict[str, Outcome]:
@@ -246,14 +239,11 @@ class _Looker:
         try:
             frames = frames_of(sample.parts, sample.clip, self._job.frames)
             sound = sound_of(sample.parts, sample.clip)
-            values = self._stored_needs(todo, sample)
         except (ValueError, Rejected) as error:
             drop = Drop(sample.path, "decode", "damaged-sample", str(error), sample.clip.source, sample.clip)
             return outcomes | dict.fromkeys(todo, drop)
-        if frames is not None:
-            values.setdefault("frames", frames)
-        if sound is not None:
-            values.setdefault("audio", sound)
+        values = Values(sample.parts, self._stored)
+        values.made |= {name: value for name, value in (("frames", frames), ("audio", sound)) if value is not None}
         also: dict[str, Any] = {}
         for name in todo:
             outcomes[name] = self._outcome(name, place, sample, frames, sound, values, also)
@@ -266,7 +256,7 @@ class _Looker:
         sample: Sample,
         frames: Frames | None,
         sound: Waveform | None,
-        values: dict[str, Any],
+        values: Values,
         also: dict[str, Any],
     ) -> Outcome:
         """What one modality makes of a sample; its value joins `values`, and what it says of others `also`."""
@@ -283,7 +273,7 @@ class _Looker:
             frames=frames,
             audio=sound,
             heard=heard,
-            made={need: values[need] for need in modality.needs if need in values},
+            made=values.of(reads(modality)),
             also=also,
         )
         began = time.perf_counter()
@@ -298,7 +288,7 @@ class _Looker:
             return Drop(sample.path, "extract", "encode-failed", say(error), sample.clip.source, sample.clip)
         finally:
             self._note(name, time.perf_counter() - began)
-        values[name] = made.value
+        values.made[name] = made.value
         also |= made.also
         self._note(name, 0.0, (made.model, made.revision))
         origin = {"model": made.model, "revision": made.revision, "params": self._params[name]}
@@ -308,13 +298,6 @@ class _Looker:
         """With the parts that may be looked at: a column's that is wished for now may be half-made."""
         names = [name for name in self._parts if _is_own(row, name) or (row[name] and name not in self._wishes)]
         return sample_of(row, self._job.corpus, names, self._reader)
-
-    def _stored_needs(self, todo: Sequence[str], sample: Sample) -> dict[str, Any]:
-        needs = {need for name in todo for need in self._modules[name].needs} - {"frames", "audio"}
-        modules = {short_name(name): name for name in self._job.built} | {
-            name: wish.modality for name, wish in self._wishes.items()
-        }
-        return {need: read(load(modules.get(need, need)), sample.parts[need]) for need in needs if need in sample.parts}
 
     def _note(self, name: str, seconds: float, model: tuple[str, str] | None = None) -> None:
         with self._lock:
@@ -358,6 +341,15 @@ class _Looker:
                     yield sample.clip, None
 
         return joined(block, sounds())
+
+
+def with_reads(names: Sequence[str], wishes: Sequence[Wish]) -> list[str]:
+    """The names and those of the wishes that are read in making them, directly or not."""
+    wanted = set(names)
+    for wish in reversed(wishes):
+        if wish.name in wanted:
+            wanted |= set(reads(load(wish.modality)))
+    return [wish.name for wish in wishes if wish.name in wanted]
 
 
 def _is_own(row: Mapping[str, Any], name: str) -> bool:

@@ -20,7 +20,7 @@ from omniloom.modalities.models import family_of
 from omniloom.pipeline.cluster import cluster
 from omniloom.pipeline.columns import Column, create_column, remove_column
 from omniloom.pipeline.corpus import Corpus, open_corpus
-from omniloom.pipeline.fill import Filled, Job, Wish, fill_unit
+from omniloom.pipeline.fill import Filled, Job, Wish, fill_unit, with_reads
 from omniloom.pipeline.recipe import hash_of, in_order, params_hash
 
 _SEEN = ("frames", "audio", "video")
@@ -120,7 +120,7 @@ def generate(
     progress(GenerateProgress(0, all_samples, dict.fromkeys(columns, 0), 0))
     if todo:
         asked = tuple(
-            dict.fromkeys(ref for _, names in todo for name in _with_needs(names, wishes) for ref in refs[name])
+            dict.fromkeys(ref for _, names in todo for name in with_reads(names, wishes) for ref in refs[name])
         )
         job = Job(opened.path, tuple(opened.description["modalities"]), wishes, frames)
         with cluster(address, workers, asked) as pool:
@@ -179,15 +179,6 @@ def _wishes(corpus: Corpus, modalities: Sequence[str], config: Mapping[str, Any]
 def _shown(need: str, known: Mapping[str, str]) -> bool:
     """Whether frames or sound can be taken from the clips' movies."""
     return need in {"frames", "audio"} and "video" in known
-
-
-def _with_needs(names: Sequence[str], wishes: Sequence[Wish]) -> list[str]:
-    """The names and those of the wishes that they are made from, directly or not."""
-    wanted = set(names)
-    for wish in reversed(wishes):
-        if wish.name in wanted:
-            wanted |= set(load(wish.modality).needs)
-    return [wish.name for wish in wishes if wish.name in wanted]
 
 
 def _columns(

@@ -93,12 +93,17 @@ class BuildRecipe:
         }
 
 
+def reads(modality: Modality) -> tuple[str, ...]:
+    """Modalities whose values `extract` looks at: those it needs, and those it `uses` where the clip has them."""
+    return (*modality.needs, *getattr(modality, "uses", ()))
+
+
 def in_order(modalities: Sequence[str]) -> dict[str, Modality]:
-    """Modalities by their short names, each after those of them that it needs. Raises ValueError for a circle."""
+    """Modalities by their short names, each after those of them that it reads. Raises ValueError for a circle."""
     waiting = {short_name(name): load(name) for name in modalities}
     ordered: dict[str, Modality] = {}
     while waiting:
-        ready = [name for name, modality in waiting.items() if not any(need in waiting for need in modality.needs)]
+        ready = [name for name, modality in waiting.items() if not any(other in waiting for other in reads(modality))]
         if not ready:
             raise ValueError(f"modalities need each other in a circle: {', '.join(sorted(waiting))}")
         for name in ready:
