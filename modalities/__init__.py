@@ -12,7 +12,19 @@ from omniloom.modalities.sample import Clip, Drop, Part, Rejected, Sample, Sourc
 
 __all__ = ["Clip", "Drop", "Modality", "Part", "Rejected", "Sample", "SourceId", "load", "names"]
 
-_NOT_MODALITIES = {"__init__", "base", "sample", "codecs", "geometry", "mp4", "remux", "cameras", "motion", "alignment"}
+_NOT_MODALITIES = {
+    "__init__",
+    "base",
+    "sample",
+    "codecs",
+    "geometry",
+    "mp4",
+    "remux",
+    "cameras",
+    "motion",
+    "alignment",
+    "clouds",
+}
 _CONTRACT = sorted({name for name in {**Modality.__annotations__, **vars(Modality)} if not name.startswith("_")})
 
 

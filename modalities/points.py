@@ -1,8 +1,9 @@
-"""The clip's middle frame as coloured points in space, from its depth and intrinsics, by Open3D.
+"""The clip as coloured points in space, from its depth: its sampled frames together where camera poses are known.
 
-Axes are the camera's (x right, y down, z forward), in metres where the depth is. Stored as float16 (N, 6): x y z less
-the facts' `center` (so that precision does not depend on how far away the scene is), r g b in 0..1. `read` returns
-them within 0.1 % of the range.
+Axes are those of the camera (x right, y down, z forward) at the frame nearest to the middle, whose time the facts
+state; in metres where depth is. Frames are joined where depth is in metres and poses are known, else that one frame
+is shown. Stored as float16 (N, 6): x y z less the facts' `center` (so that precision does not depend on how far away
+the scene is), r g b in 0..1. `read` returns them within 0.1 % of the range.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from omniloom.modalities import codecs
+from omniloom.modalities import clouds, codecs
 from omniloom.modalities import depth as depth_of
 from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, Stem, Window
 from omniloom.modalities.base import all_facts as narrow
@@ -26,7 +27,7 @@ __all__ = ["models", "narrow", "pieces"]
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Points seen in one frame: xyzrgb float32 (N, 6), N > 0, colours in 0..1."""
+    """Points in one frame's camera axes: xyzrgb float32 (N, 6), N > 0, colours in 0..1."""
 
     xyzrgb: np.ndarray
     pts_ns: int
@@ -34,9 +35,11 @@ class Cloud:
     unit: str
     """"m", or "relative" where depth is known up to a factor."""
     intrinsics: str
-    """Given, estimated or assumed."""
+    """Given, metadata, estimated or assumed."""
     converted: str = ""
     """What was assumed on the way from depth."""
+    num_frames: int = 1
+    """How many frames the points are from."""
 
     def __post_init__(self) -> None:
         if (
@@ -59,22 +62,25 @@ facts: Mapping[str, FactType] = {
     "unit": "string",
     "intrinsics": "string",
     "converted": "string",
+    "num_frames": "int64",
+    "axes": "string",
 }
 stem = Stem("points", 6)
 tolerance = 1e-3
 
 _MIN_POINTS = 64
-_CANDIDATES = 2
-"""Farthest-point sampling looks at this many random points for each that it keeps."""
+_AXES = "opencv, of the camera at pts_ns"
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How many points, and how far away they may be."""
+    """How many points, from what, and how far away they may be."""
 
     count: int = 4096
     max_m: float = 100.0
     """Farther points are left out of metric clouds: beyond, depth is sky."""
+    fuse: bool = True
+    """All sampled frames whose poses are known give points, not the middle one alone."""
 
     def __post_init__(self) -> None:
         if self.count < _MIN_POINTS or self.max_m <= 0:
@@ -82,23 +88,34 @@ class Config:
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
-    """The cloud of the frame nearest to the middle whose depth is known; None if there is none."""
+    """The cloud around the frame nearest to the middle whose depth is known; None if there is none."""
     value = cast("depth_of.Depth | None", footage.made.get("depth"))
     frames = cast("Frames | None", footage.made.get("frames"))
     if value is None or frames is None:
         return None
     z, unit, converted = depth_of.as_z(value)
-    usable = np.isfinite(z) & (z > 0)
+    usable = clouds.solid(z, value.k)
     if unit == "m":
         usable &= z <= config.max_m
     enough = np.flatnonzero(usable.sum(axis=(1, 2)) >= _MIN_POINTS)
     if not len(enough):
         return None
     index = int(enough[np.argmin(np.abs(enough - len(z) // 2))])
+    poses, shown = value.poses, [index]
+    if config.fuse and unit == "m" and poses is not None and poses[index].any():
+        shown = [int(other) for other in enough if poses[other].any()]
     height, width = z.shape[1:]
-    depth = np.where(usable[index], z[index], 0).astype(np.float32)
-    xyzrgb = _sampled(depth, _resized(frames.rgb[index], width, height), value.k, config.count)
-    return Made(Cloud(xyzrgb, int(frames.pts_ns[index]), unit, value.k_source, converted), model="from depth")
+    views = [
+        clouds.View(
+            np.where(usable[frame], z[frame], np.nan),
+            _resized(frames.rgb[frame], width, height),
+            np.eye(4) if poses is None or len(shown) == 1 else poses[frame],
+        )
+        for frame in shown
+    ]
+    xyzrgb = clouds.fused(views, shown.index(index), value.k, config.count)
+    pts_ns = int(frames.pts_ns[index])
+    return Made(Cloud(xyzrgb, pts_ns, unit, value.k_source, converted, len(shown)), model="from depth")
 
 
 def encode(value: Cloud) -> Part:
@@ -115,6 +132,8 @@ def encode(value: Cloud) -> Part:
             "unit": value.unit,
             "intrinsics": value.intrinsics,
             "converted": value.converted,
+            "num_frames": value.num_frames,
+            "axes": _AXES,
         },
     )
 
@@ -132,6 +151,7 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Cloud:
         str(facts["unit"]),
         str(facts["intrinsics"]),
         str(facts["converted"]),
+        cast(int, facts.get("num_frames") or 1),
     )
 
 
@@ -158,28 +178,6 @@ def example(rng: np.random.Generator) -> Cloud:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     xyzrgb = np.concatenate([directions * 0.5 + [0.2, -0.1, 3.0], (directions + 1) / 2], axis=1)
     return Cloud(xyzrgb.astype(np.float32), 500_000_000, "m", "given")
-
-
-def _sampled(depth: np.ndarray, rgb: np.ndarray, k: np.ndarray, count: int) -> np.ndarray:
-    """float32 (N, 6), N <= count, of depth (H, W), 0 where unknown: the same points for the same input."""
-    from omniloom.modalities.models._open3d import open3d
-
-    o3d = open3d()
-    image = o3d.geometry.RGBDImage.create_from_color_and_depth(
-        o3d.geometry.Image(np.ascontiguousarray(rgb)),
-        o3d.geometry.Image(np.ascontiguousarray(depth)),
-        depth_scale=1.0,
-        depth_trunc=float(np.finfo(np.float32).max),
-        convert_rgb_to_intensity=False,
-    )
-    height, width = depth.shape
-    camera = o3d.camera.PinholeCameraIntrinsic(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2])
-    cloud = o3d.geometry.PointCloud.create_from_rgbd_image(image, camera)
-    candidates = np.random.Generator(np.random.Philox(key=0)).permutation(len(cloud.points))
-    cloud = cloud.select_by_index(sorted(candidates[: _CANDIDATES * count]))
-    if len(cloud.points) > count:
-        cloud = cloud.farthest_point_down_sample(count)
-    return np.concatenate([np.asarray(cloud.points), np.asarray(cloud.colors)], axis=1).astype(np.float32)
 
 
 def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
