@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from omniloom.recipes.geometry import scenes_heldout as unseen
+from omniloom.recipes.geometry import scenes_heldout_outside as unseen_outside
 from omniloom.recipes.geometry import scenes_train as within
 from omniloom.recipes.geometry import scenes_train_outside as outside
 from omniloom.recipes.geometry.render import Picture, Renderer
@@ -19,6 +21,12 @@ TRAIN: dict[str, Callable[[np.random.Generator], Stage]] = {
     "warehouse": within.warehouse, "floating": within.floating, "oblique": within.oblique,
     "land": outside.land, "forest": outside.forest, "city": outside.city, "yard": outside.yard,
 }  # fmt: skip
+HELD_OUT: dict[str, Callable[[np.random.Generator], Stage]] = {
+    "rooms": unseen.rooms, "corridors": unseen.corridors, "streets": unseen_outside.streets,
+    "hills": unseen_outside.hills, "caves": unseen_outside.caves, "clutter": unseen.clutter,
+    "thin": unseen_outside.thin, "gloss": unseen.gloss,
+}  # fmt: skip
+KINDS = {**TRAIN, **HELD_OUT}
 _TRIES = 24
 
 
@@ -68,6 +76,3 @@ def a_camera(stage: Stage, renderer: Renderer, rng: np.random.Generator) -> Came
         if merit > best:
             best, camera = merit, proposed
     return camera
-
-
-KINDS = dict(TRAIN)

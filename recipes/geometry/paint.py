@@ -15,7 +15,7 @@ Rng = np.random.Generator
 
 def colour(rng: Rng, low: float = 0.05, high: float = 0.9, saturation: float = 0.9) -> np.ndarray:
     """A colour, linear float (3,); greyish ones are frequent, as around us."""
-    hue, much = rng.random(), saturation * rng.random() ** 1.5
+    hue, much = rng.random(), saturation * rng.random() ** 2.2
     return np.array(colorsys.hsv_to_rgb(hue, much, 1.0)) * rng.uniform(low, high)
 
 
@@ -30,9 +30,13 @@ def paint(
 ) -> Material:
     """A material with one of these patterns (any without), about the colour `tint`; `polish`: how many shine."""
     first = colour(rng) if tint is None else tint * rng.uniform(0.7, 1.3)
-    second = colour(rng) if rng.random() < 0.5 * contrast else first * rng.uniform(0.3, 1.2)
+    second = (
+        colour(rng)
+        if rng.random() < 0.5 * contrast
+        else np.minimum(first * rng.choice([rng.uniform(0.25, 0.7), rng.uniform(1.3, 2.2)]), 1.0)
+    )
     third = (colour(rng) - first) * rng.uniform(0, 0.5)
-    strength = contrast * rng.uniform(0.3, 1.0)
+    strength = contrast * rng.uniform(0.4, 1.0)
     mix = np.stack([strength * (second - first), strength * rng.uniform(0.2, 0.8) * first, strength * third], axis=1)
     gloss, mirror = 0.0, 0.0
     if rng.random() < polish:

@@ -230,7 +230,7 @@ class Renderer:
         for texture, users in self._solids:
             chosen = np.nonzero(users[solid])[0]
             if len(chosen):
-                values[chosen] = texture(local[chosen])
+                values[chosen] = texture(local[chosen], footprint_m[chosen])
         return np.clip(self._base[solid] + np.einsum("nij,nj->ni", self._mix[solid], values), 0.01, 1)
 
 

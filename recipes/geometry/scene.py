@@ -13,8 +13,8 @@ import numpy as np
 from omniloom.recipes.geometry.shapes import Mesh
 
 WIDTH, HEIGHT = 256, 192
-Solid = Callable[[np.ndarray], np.ndarray]
-"""A texture in space: places float (N, 3) in metres of the object -> values (N, 3) in about [0, 1]."""
+Solid = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""A texture in space: places float (N, 3) in metres of the object, a pixel's width there (N,) -> values (N, 3)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
