@@ -201,10 +201,14 @@ def _join(own: pa.Array | None, late: pa.Array | None, kind: pa.StructType, leng
             return pa.nulls(length, field.type)
         return pc.struct_field(array, field.name).cast(field.type)
 
-    children = [
-        has_late if field.name == _ADDED.name else pc.if_else(has_own, child(own, field), child(late, field))
-        for field in kind
-    ]
+    def joined(field: pa.Field) -> pa.Array:
+        if field.name == _ADDED.name:
+            return has_late
+        if own is None or late is None:
+            return child(late if own is None else own, field)
+        return pc.if_else(has_own, child(own, field), child(late, field))
+
+    children = [joined(field) for field in kind]
     return pa.StructArray.from_arrays(children, fields=list(kind), mask=pc.invert(pc.or_(has_own, has_late)))
 
 
