@@ -1,4 +1,4 @@
-"""Shards of rendered pictures: arrays of 64 pictures of one kind in one .npz, complete or absent."""
+"""Shards of rendered pictures: 64 pictures of one kind as arrays in one .npz, complete or absent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from omniloom.recipes.geometry.kinds import KINDS, TRAIN, View, views
 PER_SHARD = 64
 
 
-def write_shard(folder: Path, kind: str, seed: int, cameras: int = 2) -> Path:
-    """Writes `<kind>-<seed>.npz`; its scenes are the `PER_SHARD / cameras` that begin at `seed * PER_SHARD`."""
-    made = [view for n in range(PER_SHARD // cameras) for view in views(kind, seed * PER_SHARD + n, cameras)]
+def write_shard(folder: Path, kind: str, seed: int, cameras: int = 2, pictures: int = PER_SHARD) -> Path:
+    """Writes `<kind>-<seed>.npz`; its scenes are the `pictures / cameras` that begin at `seed * PER_SHARD`."""
+    made = [view for n in range(pictures // cameras) for view in views(kind, seed * PER_SHARD + n, cameras)]
     return put(folder / f"{kind}-{seed:05d}.npz", kind, made)
 
 
@@ -41,9 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `python -m omniloom.recipes.geometry render`."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
     parser.add_argument("--kinds", nargs="*", default=list(TRAIN), choices=list(KINDS), help="all that are trained on")
-    parser.add_argument("--count", type=int, default=1, help=f"shards of {PER_SHARD} pictures of each kind")
+    parser.add_argument("--count", type=int, default=1, help="shards of each kind")
     parser.add_argument("--seed", type=int, default=0, help="number of the first shard")
     parser.add_argument("--cameras", type=int, default=2, help="pictures of one scene")
+    parser.add_argument("--pictures", type=int, default=PER_SHARD, help="in each shard")
     parser.set_defaults(run=render)
 
 
@@ -54,5 +55,5 @@ def render(args: argparse.Namespace) -> None:
             if (args.out / f"{kind}-{seed:05d}.npz").exists():
                 continue
             start = time.process_time()
-            path = write_shard(args.out, kind, seed, args.cameras)
-            print(f"{path.name}: {1000 * (time.process_time() - start) / PER_SHARD:.0f} ms a picture", flush=True)  # noqa: T201
+            path = write_shard(args.out, kind, seed, args.cameras, args.pictures)
+            print(f"{path.name}: {1000 * (time.process_time() - start) / args.pictures:.0f} ms a picture", flush=True)  # noqa: T201

@@ -86,6 +86,12 @@ class Renderer:
         directions = _directions(camera)[::step, ::step]
         return self._cast(camera.at, directions.reshape(-1, 3)).z.reshape(directions.shape[:2])
 
+    def truth(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Exact z float64 (H, W) and normals float32 (H, W, 3) without the light; as in `Picture`."""
+        directions = _directions(camera)
+        hits = self._cast(camera.at, directions.reshape(-1, 3))
+        return hits.z.reshape(directions.shape[:2]), _in_camera(hits, camera)
+
     def picture(self, camera: Camera, rng: np.random.Generator) -> Picture:
         """One picture; `rng` places the rays that look for ambient light."""
         directions = _directions(camera)
@@ -94,8 +100,7 @@ class Renderer:
         ambient = self._openness(hits, rng, (height, width))
         flat = directions.reshape(-1, 3)
         linear = self._shade(flat, hits, ambient, camera.k[0, 0]).reshape(height, width, 3)
-        normal = (hits.normal @ camera.turn.astype(np.float32)).reshape(height, width, 3)
-        normal[~hits.hit.reshape(height, width)] = 0
+        normal = _in_camera(hits, camera)
         z = hits.z.reshape(height, width)
         # Pixels on edges are mixed of several rays, as in a camera; depth and normals are those of the centre.
         rows, columns = np.nonzero(_edges(z, normal, hits.face.reshape(height, width), self._solid_of_face))
@@ -254,6 +259,12 @@ def _by_solid_texture(materials: list[Material]) -> list[tuple[Solid, np.ndarray
 def _directions(camera: Camera) -> np.ndarray:
     """World directions (H, W, 3) whose length along the optical axis is 1, so that a ray's parameter is z."""
     return pixel_rays(camera.k, camera.width, camera.height) @ camera.turn.T
+
+
+def _in_camera(hits: _Hits, camera: Camera) -> np.ndarray:
+    normal = hits.normal @ camera.turn.astype(np.float32)
+    normal[~hits.hit] = 0
+    return normal.reshape(camera.height, camera.width, 3)
 
 
 def _sky(light: Light, view: np.ndarray) -> np.ndarray:

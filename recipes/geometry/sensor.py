@@ -7,17 +7,26 @@ import io
 import numpy as np
 
 
-def expose(linear: np.ndarray, rng: np.random.Generator, *, faults: float = 1.0) -> np.ndarray:
+def expose(
+    linear: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    faults: float = 1.0,
+    frame: np.random.Generator | None = None,
+    gain: float = 1.0,
+) -> np.ndarray:
     """Light float32 (H, W, 3) -> uint8 sRGB-like (H, W, 3).
 
     Args:
         linear: see `render.Picture`.
-        rng: of all that is random.
+        rng: of what the camera is like.
         faults: 0 a clean camera to 1 the usual spread of them.
+        frame: of the noise, which no two frames of a camera share; `rng` without one.
+        gain: of the exposure; 1.02 is two per cent brighter.
     """
     grey = linear.mean(axis=2)
     middle = float(np.exp(np.log(grey + 1e-3).mean()))
-    out = linear * (0.2 * np.exp(rng.normal() * 0.35 * faults) / middle)
+    out = linear * (0.2 * gain * np.exp(rng.normal() * 0.35 * faults) / middle)
     out = out * (1 + faults * 0.06 * rng.normal(size=3))
     if rng.random() < 0.5 * faults:
         v, u = np.mgrid[-1 : 1 : out.shape[0] * 1j, -1 : 1 : out.shape[1] * 1j]
@@ -26,7 +35,7 @@ def expose(linear: np.ndarray, rng: np.random.Generator, *, faults: float = 1.0)
     if sigma > 0:
         out = blurred(out, float(sigma))
     noise = faults * np.exp(rng.normal() * 0.8) * 0.008
-    shot = rng.standard_normal((*out.shape[:2], 3), np.float32)
+    shot = (frame or rng).standard_normal((*out.shape[:2], 3), np.float32)
     out = out + shot * (noise * np.sqrt(np.maximum(out, 0) + 0.05))
     # Filmic shoulder or a hard clip, then gamma.
     shoulder = rng.random() < 0.5

@@ -14,6 +14,7 @@ PALETTE = np.array([
     [0.12, 0.22, 0.36], [0.20, 0.34, 0.16], [0.66, 0.50, 0.22], [0.10, 0.10, 0.11],
     [0.52, 0.53, 0.55], [0.75, 0.40, 0.18], [0.30, 0.16, 0.08], [0.55, 0.62, 0.66],
 ])  # fmt: skip
+_PRIMES = (73856093, 19349663, 83492791)
 
 
 def lattice_noise(places: np.ndarray, seed: int) -> np.ndarray:
@@ -21,16 +22,22 @@ def lattice_noise(places: np.ndarray, seed: int) -> np.ndarray:
     low = np.floor(places).astype(np.int64)
     part = (places - low).astype(np.float32)
     part = part * part * (3 - 2 * part)
+    # Each axis' two multiples and two weights serve all eight corners.
+    keys = [[(low[:, axis] + step) * prime for step in (0, 1)] for axis, prime in enumerate(_PRIMES)]
+    shares = [[1 - part[:, axis], part[:, axis]] for axis in range(3)]
     total = np.zeros(len(places), np.float32)
-    for corner in range(8):
-        step = np.array([corner & 1, corner >> 1 & 1, corner >> 2])
-        weight = np.prod(np.where(step, part, 1 - part), axis=1)
-        total += weight * _hash(low + step, seed)
+    for x, y, z in np.ndindex(2, 2, 2):
+        total += shares[0][x] * shares[1][y] * shares[2][z] * _mixed(keys[0][x] ^ keys[1][y] ^ keys[2][z], seed)
     return total
 
 
 def _hash(cells: np.ndarray, seed: int) -> np.ndarray:
-    mixed = cells[:, 0] * 73856093 ^ cells[:, 1] * 19349663 ^ cells[:, 2] * 83492791 ^ seed * 2654435761
+    first, second, third = (cells[:, axis] * prime for axis, prime in enumerate(_PRIMES))
+    return _mixed(first ^ second ^ third, seed)
+
+
+def _mixed(keys: np.ndarray, seed: int) -> np.ndarray:
+    mixed = keys ^ seed * 2654435761
     mixed = (mixed ^ mixed >> 13) * 1274126177 & 0x7FFFFFFF
     return ((mixed ^ mixed >> 15) & 0xFFFF).astype(np.float32) / 65535
 
