@@ -24,6 +24,7 @@ _NOT_MODALITIES = {
     "motion",
     "alignment",
     "clouds",
+    "metres",
 }
 _CONTRACT = sorted({name for name in {**Modality.__annotations__, **vars(Modality)} if not name.startswith("_")})
 

@@ -15,12 +15,14 @@ import numpy as np
 
 from omniloom.modalities import geometry
 from omniloom.modalities.models.estimate import Kind
-from omniloom.modalities.motion import Look, look, motion
+from omniloom.modalities.motion import Look, look, motion, unlikeness
 
 _CERTAIN = 0.4
 """Of what is to be seen in one frame, the share that the next must show for the two to be compared."""
 _APART = (1, 2)
 """Frames are compared with the next and the one after it."""
+_SHARES = (0.1, 0.35, 0.6)
+"""Tried for what inverse depth leaves open, the usual one first."""
 _PAIRS = 600
 """Pixels a pair of frames gives, at most."""
 
@@ -52,10 +54,11 @@ def one_scale(z: np.ndarray, kind: Kind, rgb: np.ndarray, k: np.ndarray) -> Scal
         return unchanged
     looks = [look(frame, k) for frame in rgb]
     small, _ = geometry.resize_nearest(z, k, looks[0].gray[0].shape[::-1])
+    share = _share(looks, small, kind)
     pairs: list[_Pair] = []
     for step in _APART:
         for first in range(count - step):
-            pair = _compare(looks, small, kind, first, first + step)
+            pair = _compare(looks, small, kind, share, first, first + step)
             if pair is not None:
                 pairs.append(pair)
     group = _groups(count, pairs)
@@ -78,9 +81,9 @@ class _Pair:
     met: np.ndarray
 
 
-def _compare(looks: list[Look], z: np.ndarray, kind: Kind, first: int, second: int) -> _Pair | None:
+def _compare(looks: list[Look], z: np.ndarray, kind: Kind, share: float, first: int, second: int) -> _Pair | None:
     """The same points in two frames, or None if they cannot be told."""
-    inverse, from_inverse = _as_inverse(z[first], kind)
+    inverse, from_inverse = _as_inverse(z[first], kind, share)
     if np.isfinite(inverse).sum() < 100:
         return None
     moved = motion(looks[first], looks[second], inverse)
@@ -100,16 +103,31 @@ def _compare(looks: list[Look], z: np.ndarray, kind: Kind, first: int, second: i
     return _Pair(first, second, foretold.ravel()[chosen], met.ravel()[chosen])
 
 
-def _as_inverse(z: np.ndarray, kind: Kind) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+def _as_inverse(z: np.ndarray, kind: Kind, share: float) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """1 / z up to a factor, and the way back from it to what frames are compared in."""
     if kind != "relative-inverse":
         inverse = 1 / np.where(z > 0, z, np.nan).astype(np.float64)
         return inverse, lambda q: -np.log(np.where(q > 0, q, np.nan))
     known = z[np.isfinite(z)]
-    # Unknown but for two numbers: taken as elsewhere, the far end ten times as far away as the near one.
     far, near = np.percentile(known, [2, 98]) if known.size else (0.0, 1.0)
-    per = 0.9 / max(float(near - far), 1e-9)
-    return 0.1 + (z.astype(np.float64) - far) * per, lambda q: far + (q - 0.1) / per
+    per = (1 - share) / max(float(near - far), 1e-9)
+    return share + (z.astype(np.float64) - far) * per, lambda q: far + (q - share) / per
+
+
+def _share(looks: list[Look], z: np.ndarray, kind: Kind) -> float:
+    """1 / z of the far end over that of the near one, which inverse depth leaves open: under which frames fit best."""
+    if kind != "relative-inverse":
+        return _SHARES[0]
+    firsts = np.unique(np.linspace(0, len(z) - 2, 3).astype(np.int64))
+    costs: list[float] = []
+    for share in _SHARES:
+        total = 0.0
+        for first in firsts:
+            inverse, _ = _as_inverse(z[first], kind, share)
+            moved = motion(looks[first], looks[first + 1], inverse)
+            total += unlikeness(looks[first], looks[first + 1], inverse, moved.rotation, moved.translation)
+        costs.append(total * (1 if share == _SHARES[0] else 1.02))
+    return _SHARES[int(np.argmin(costs))]
 
 
 def _groups(count: int, pairs: list[_Pair]) -> np.ndarray:
@@ -150,14 +168,15 @@ def _fit_lines(count: int, pairs: list[_Pair], group: np.ndarray) -> tuple[np.nd
         rows[part, pair.second], rows[part, count + pair.second] = -(pair.met - middle) / spread, -1
     # Scales are 1 + what is solved for: all of them 0 would agree best.
     given = -rows[:, :count].sum(axis=1)
-    prior = np.diag(np.sqrt(np.r_[np.full(count, 0.01 * size / count), np.full(count, 1e-6 * size)]))
+    prior = np.diag(np.sqrt(np.r_[np.full(count, 1e-3 * size / count), np.full(count, 1e-6 * size)]))
     weight, solved = np.ones(size), np.zeros(2 * count)
-    for _ in range(8):
+    for _ in range(12):
         solved = np.linalg.lstsq(
             np.concatenate([rows * weight[:, None], prior]), np.r_[given * weight, np.zeros(2 * count)], rcond=None
         )[0]
         off = rows @ solved - given
-        weight = 1 / np.sqrt(1 + (off / max(2 * 1.48 * float(np.median(np.abs(off))), 0.01)) ** 2)
+        # Nearly least absolute values: a wall that is most of the picture must not outvote the floor's slope.
+        weight = (1 + (off / 0.01) ** 2) ** -0.25
     scale, shift = 1 + solved[:count], solved[count:]
     for g in range(group.max() + 1):
         mine = group == g

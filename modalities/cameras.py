@@ -92,7 +92,9 @@ def _read(name: str, modified_ns: int) -> Camera | None:
     try:
         k, size = read_k(record["K"]), (int(record["width"]), int(record["height"]))
         poses = np.array(record.get("poses", []), np.float64).reshape(-1, 4, 4)
-        pts_ns = np.array(record.get("pose_pts_ns", record["pts_ns"]) if len(poses) else [], np.int64)
+        pts_ns = np.array(
+            record["pose_pts_ns" if "pose_pts_ns" in record else "pts_ns"] if len(poses) else [], np.int64
+        )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path.name} must state K, width and height, and pts_ns with poses: {error!r}") from error
     if min(size) < 1 or pts_ns.shape != (len(poses),):

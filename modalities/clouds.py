@@ -23,7 +23,7 @@ _SPARE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A frame: z float32 (H, W), NaN unknown; rgb uint8 (H, W, 3) of the same pixels; pose (4, 4), camera to world."""
+    """One frame: z float32 (H, W), NaN for no point; rgb uint8 (H, W, 3) of them; pose (4, 4), camera to world."""
 
     z: np.ndarray
     rgb: np.ndarray
@@ -59,9 +59,9 @@ def fused(views: list[View], reference: int, k: np.ndarray, count: int) -> np.nd
     area = 0.0
     for index in order:
         view = views[index]
-        rows, columns = np.nonzero(solid(view.z, k))
+        rows, columns = np.nonzero(np.isfinite(view.z))
         share = _CANDIDATES * count if index == reference else _CANDIDATES * count // max(len(views) - 1, 1)
-        chosen = np.sort(rng.permutation(len(rows))[:share])
+        chosen = np.unique(rng.integers(0, max(len(rows), 1), share)) if share < len(rows) else np.arange(len(rows))
         rows, columns = rows[chosen], columns[chosen]
         z = view.z[rows, columns].astype(np.float64)
         if index == reference and len(z):

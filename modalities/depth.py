@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from omniloom.modalities import alignment, codecs, geometry
+from omniloom.modalities import alignment, codecs, geometry, metres
 from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window, unstack
 from omniloom.modalities.base import narrow_stack as narrow
 from omniloom.modalities.base import whole_member as pieces
@@ -349,5 +349,12 @@ def _estimated(
         z, groups = scales.apply(z), scales.group
         notes.append(f"frames brought to one scale, by x{scales.scale.min():.3f} to x{scales.scale.max():.3f}")
     poses = camera.poses_at(frames.pts_ns + footage.clip.start_ns) if camera else None
+    if config.to_metric and kind != "metric-z":
+        known_m = None if measured is None else geometry.resize_nearest(measured.z, measured.k, (width, height))[0]
+        alone = np.arange(len(z)) if groups is None else groups
+        metric = metres.to_metres(z, kind, alone, known_m, (frames.rgb, k, poses))
+        if metric is not None:
+            z, kind, groups = metric[0], "metric-z", None
+            notes.append(metric[1])
     z, small_k = geometry.resize_nearest(z, k, geometry.fit_short_side(width, height, config.short_side))
     return Depth(z, frames.pts_ns, kind, small_k, k_source, 0.0, "; ".join(notes), poses, groups)

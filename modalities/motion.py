@@ -105,6 +105,21 @@ def motion(first: Look, second: Look, inverse: np.ndarray) -> Motion:
     return dataclasses.replace(best, translation=best.translation / unit)
 
 
+def unlikeness(first: Look, second: Look, inverse: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> float:
+    """How unlike two frames look, 0 to 1, if the camera moved like that and 1 / z of the first is `inverse` (h, w)."""
+    height, width = first.gray[0].shape
+    known = np.isfinite(inverse)
+    q = np.where(known, inverse, 0)
+    at, stretch = _project(geometry.rays(first.k, width, height), q, rotation, translation, first.k)
+    a, b = first.gray[0], second.gray[0]
+    inside = (at[..., 0] >= 0) & (at[..., 0] <= width - 1) & (at[..., 1] >= 0) & (at[..., 1] <= height - 1)
+    inside &= known & (stretch > 0)
+    contrast = _contrast(a)
+    off = np.where(inside, np.abs(a - _sample(b, at)) / np.sqrt(contrast**2 + _FLAT**2), 1)
+    telling = known & (contrast > _FLAT)
+    return float(np.minimum(off, 1)[telling].mean()) if telling.any() else 1.0
+
+
 def _aligned(
     first: Look, second: Look, q: np.ndarray, known: np.ndarray, rotation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

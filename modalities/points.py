@@ -183,4 +183,6 @@ def example(rng: np.random.Generator) -> Cloud:
 def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     from PIL import Image
 
+    if picture.shape[:2] == (height, width):
+        return picture
     return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.BILINEAR))

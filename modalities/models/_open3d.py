@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 
+@cache
 def open3d() -> Any:
     """The open3d module (seconds, the first time). Raises ImportError saying what to install."""
     if ctypes.util.find_library("usb-1.0") is None:
