@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class Together:
 
     Nobody is kept waiting for company: whoever comes first is answered at once and alone, and those that came while
     the model was busy are answered next, together, as far as their frames have one size and fit in `frames`.
-    An answer can be parted if it is an `Estimate` without intrinsics, which belong to all of its frames.
+    An answer can be parted if it is an `Estimate` without intrinsics, which belong to all of its frames, or a list with
+    an item for each frame, or for each clip where whole clips are asked about: uint8 (B, T, H, W, 3).
     """
 
     def __init__(self, model: Callable[..., Any], frames: int) -> None:
@@ -86,19 +88,23 @@ class Together:
             whole = self._model(np.concatenate([question.inputs[0] for question in questions]), *first[1:])
         except Exception:  # noqa: BLE001 - whose fault it is shows when each is asked alone
             return False
-        if not isinstance(whole, Estimate) or whole.k is not None:
+        if isinstance(whole, list) and len(cast("list[Any]", whole)) == sum(lengths):
+            parted: Callable[[slice], Any] = cast("list[Any]", whole).__getitem__
+        elif isinstance(whole, Estimate) and whole.k is None:
+            parted = partial(_part, whole)
+        else:
             self._frames = 1
             return False
         stops = np.cumsum(lengths)
         for question, stop, length in zip(questions, stops, lengths, strict=True):
-            question.settle(_part(whole, slice(int(stop) - length, int(stop))))
+            question.settle(parted(slice(int(stop) - length, int(stop))))
         return True
 
 
 def _length(question: _Question) -> int:
-    """Frames in a question; one that is not about frames fills any room."""
+    """Frames or clips in a question; one that is about neither fills any room."""
     frames = question.inputs[0] if question.inputs else None
-    return len(frames) if isinstance(frames, np.ndarray) and frames.ndim == 4 else 2**31
+    return len(frames) if isinstance(frames, np.ndarray) and frames.ndim in {4, 5} else 2**31
 
 
 def _go_together(one: _Question, other: _Question) -> bool:

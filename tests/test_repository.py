@@ -71,6 +71,8 @@ def test_the_wheel_holds_every_module_once_under_one_name(dist: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     expected = {f"omniloom/{path.relative_to(ROOT)}" for path in python_files()}
     expected |= {f"omniloom/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
+    weights = (ROOT / "modalities/models/weights").iterdir()
+    expected |= {f"omniloom/modalities/models/weights/{path.name}" for path in weights}
     held = {name for name in names if name.startswith("omniloom/")}
     assert held == expected | {"omniloom/__init__.py", "omniloom/py.typed"}
     assert not any(name.startswith(FOLDERS) for name in names)
