@@ -13,8 +13,7 @@ from PIL import Image
 
 from omniloom.modalities import Clip, Rejected, codecs, depth, geometry, normal, points
 from omniloom.modalities.base import Footage, Frames, Window, read
-from omniloom.modalities.models import ask_here, depth_onnx, depth_transformers, family_of
-from omniloom.modalities.models._torchvision import mend_torchvision
+from omniloom.modalities.models import ask_here
 from omniloom.modalities.models.estimate import Estimate
 
 SHARED = Path(__file__).parents[2] / "shared/data"
@@ -205,68 +204,6 @@ def test_an_onnx_network_estimates_depth_that_agrees_with_measured_depth(tmp_pat
         known = measured > 0
         ranks = [np.argsort(np.argsort(values)) for values in (-measured[known].astype(int), estimated[known])]
         assert np.corrcoef(*ranks)[0, 1] > 0.6
-
-
-def test_the_yaml_beside_a_network_is_obeyed_or_named(tmp_path: Path) -> None:
-    if not ONNX.is_file():
-        pytest.skip(f"no {ONNX.name} beside the checkout")
-    (tmp_path / "net.onnx").symlink_to(ONNX)
-    (tmp_path / "net.yaml").write_text("output: relative\nscale: 0.5\n")
-    (ref,) = depth.models(depth.Config(model=str(tmp_path / "net.onnx")))
-    rgb = np.random.default_rng(0).integers(0, 255, (1, 60, 80, 3), dtype=np.uint8)
-    halved = depth_onnx.load(ref)(rgb)
-    assert halved.kind == "relative"
-    (tmp_path / "net.yaml").write_text("output: relative\n")
-    assert not np.allclose(halved.depth, depth_onnx.load(ref)(rgb).depth)
-    (tmp_path / "net.yaml").write_text("outputs: relative\n")
-    with pytest.raises(ValueError, match="its keys are scale, mean, std, size, output"):
-        depth_onnx.check(ref)
-
-
-def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(b"not a network at all")
-    (ref,) = depth.models(depth.Config(model=str(tmp_path / "net.onnx")))
-    with pytest.raises(ValueError, match="no ONNX file"):
-        depth_onnx.load(ref)
-
-
-@pytest.mark.parametrize("model", ["/no/such.onnx", "/no/such/folder", "embedded"])
-def test_a_missing_network_is_named_with_the_ways_to_get_one(model: str) -> None:
-    (ref,) = depth.models(depth.Config(model=model))
-    with pytest.raises(ValueError, match="'given'"):
-        family_of(ref).check(ref)
-
-
-def test_a_transformers_folder_serves_and_its_preprocessing_is_kept(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    mend_torchvision()
-    torch.manual_seed(0)
-    backbone = transformers.Dinov2Config(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=42, patch_size=14,
-        out_indices=[1, 2], reshape_hidden_states=False,
-    )  # fmt: skip
-    config = transformers.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=24, neck_hidden_sizes=[8, 8], reassemble_factors=[2, 1],
-        fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type="metric", max_depth=20,
-    )  # fmt: skip
-    transformers.DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path)
-    prepare = {
-        "do_resize": True, "size": {"height": 56, "width": 56}, "keep_aspect_ratio": True, "ensure_multiple_of": 14,
-        "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
-        "image_processor_type": "DPTImageProcessor",
-    }  # fmt: skip
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepare))
-    rgb = np.random.default_rng(0).integers(0, 255, (2, 96, 128, 3), dtype=np.uint8)
-    made = depth.extract(footage_of(tmp_path / "x.mp4", rgb), depth.Config(model=str(tmp_path)), ask_here())
-    assert made is not None
-    assert made.value.kind == "metric-z"
-    assert made.value.z.shape == (2, 96, 128)
-    assert made.revision.startswith("xxh3:")
-    fed = depth_transformers.prepared(rgb[0], prepare)
-    assert fed.shape == (1, 3, 56, 70)
-    assert fed.mean() == pytest.approx(((rgb[0] / 255).mean((0, 1)) - prepare["image_mean"]).mean() / 0.226, abs=0.02)
 
 
 def test_intrinsics_beside_the_video_serve_estimated_depth_too(tmp_path: Path) -> None:

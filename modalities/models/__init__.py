@@ -1,7 +1,8 @@
 """Pretrained networks that extractors call: one file a family, loaded once a worker.
 
-Each file has `GPUS`, the fraction of a GPU that one loaded model wants where there is one, and the three functions of
-`Family`. A family from outside is named by its module path, as in `ModelRef("mylab.sounds", "large")`.
+Each file has `GPUS`, the fraction of a GPU that one loaded model wants where there is one, and what `Family` lists.
+Those whose answer to each frame is its own may say `at_once(ref) -> int`, how many of them are worth asking about at
+once. A family from outside is named by its module path, as in `ModelRef("mylab.sounds", "large")`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Family(Protocol):
         """Its name and revision, for the sidecar: equal models have equal ones on every machine."""
         ...
 
+    def licence(self, ref: ModelRef) -> str:
+        """What its weights may be used for, as their makers name it ("MIT"); "" where they do not say."""
+        ...
+
 
 def family_of(ref: ModelRef) -> Family:
     """The module that knows the model. Raises ValueError if there is none of that name."""
@@ -41,6 +46,12 @@ def family_of(ref: ModelRef) -> Family:
         if error.name and not name.startswith(error.name):
             raise
         raise ValueError(f"no family of models is called {ref.family!r}: there is no module {name}") from error
+
+
+def licence_of(ref: ModelRef) -> str:
+    """The licence of the model's weights; "" where it is not known, or the family does not tell."""
+    tell: Callable[[ModelRef], str] | None = getattr(family_of(ref), "licence", None)
+    return tell(ref) if tell else ""
 
 
 def ask_here() -> Ask:

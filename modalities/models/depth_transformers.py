@@ -1,134 +1,222 @@
 """Depth from one picture by a `transformers` model, by hub name or local folder.
 
-What a loaded model takes and gives is said in `estimate.py`; what its numbers mean is read
-from its configuration; models whose meaning is not known are refused, not guessed at.
-Pictures are prepared here as the model's own preprocessor_config.json says, without torchvision.
+What a loaded model takes and gives is said in `estimate.py`; what its numbers mean is known by its architecture:
+
+    depth_anything   relative-inverse, or metres as its configuration states      Depth Anything V1, V2
+    dpt              relative-inverse; metres with a DINOv2 backbone              DPT, MiDaS 3 and 3.1; DINOv2's heads
+    zoedepth         metres                                                       ZoeDepth
+    glpn             metres                                                       GLPN
+    depth_pro        metres, and a field of view if it has a head for it          Depth Pro
+    tipsv2_dpt       metres                                                       TIPSv2
+
+Others are refused, not guessed at. A fine-tuned model whose numbers mean something else says so in its config.json,
+as "omniloom_kind": "metric-z".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from omniloom.modalities import geometry
 from omniloom.modalities.base import ModelRef
+from omniloom.modalities.models import _hub, _prepare
 from omniloom.modalities.models._torchvision import mend_torchvision
-from omniloom.modalities.models.depth_onnx import resized_float
-from omniloom.modalities.models.estimate import Answer, Estimate, Kind
+from omniloom.modalities.models.estimate import KINDS, Answer, Estimate, Kind, assumed_view_deg
 
 GPUS = 0.25
 
-_KIND_BY_TYPE: dict[str, Kind] = {"dpt": "relative-inverse", "glpn": "metric-z", "zoedepth": "metric-z"}
+_FRAMES = 16
+
+_PIXELS = 8 * 640 * 480
+"""Fed at once at most: one picture of Depth Pro, eight or nine of Depth Anything."""
+
 _REPAIRS = (
-    "give depth.model a hub name such as 'depth-anything/Depth-Anything-V2-Small-hf', the folder of a saved model, "
-    "the path of an .onnx file, or 'given' to use only depth that lies beside the videos"
+    "give depth.model (1) a hub name such as 'depth-anything/Depth-Anything-V2-Small-hf' where there is a network, "
+    "(2) the folder that `hf download NAME --local-dir FOLDER` made elsewhere, or (3) the path of an .onnx file or "
+    "'embedded'; 'given' uses only depth that lies beside the videos"
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    """What is known of one `model_type`."""
+
+    processor: str
+    """How the name of its image processor begins."""
+    prepare: _prepare.Prepare
+    kind: Kind | None
+    """None: its configuration tells."""
+
+
+_KNOWN = {
+    "depth_anything": _Architecture("DPT", _prepare.as_dpt, None),
+    "dpt": _Architecture("DPT", _prepare.as_dpt, None),
+    "zoedepth": _Architecture("ZoeDepth", _prepare.as_zoedepth, "metric-z"),
+    "glpn": _Architecture("GLPN", _prepare.as_glpn, "metric-z"),
+    "depth_pro": _Architecture("DepthPro", _prepare.as_depth_pro, "metric-z"),
+    "tipsv2_dpt": _Architecture("Tipsv2Dpt", _prepare.as_tips, "metric-z"),
+}
+_NO_DEPTH = {
+    "chmv2": "the height of trees seen from above",
+    "prompt_depth_anything": "relative to a depth sensor's picture, which it must be given too",
+}
+
+
 def check(ref: ModelRef) -> None:
-    """Raises ValueError, naming the repair, if transformers or a local folder is not there."""
+    """Raises ValueError, naming the repair, if the model is not to be had or what it says is not known."""
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             raise ValueError(
                 f"depth.model={ref.name} needs {package}: pip install 'omniloom[transformers]', or {_REPAIRS}"
             )
-    looks_local = ref.name.startswith(("/", "./", "../", "~")) or ref.name.count("/") != 1
-    if looks_local and not (Path(ref.name).expanduser() / "config.json").is_file():
-        raise ValueError(f"there is no depth model {ref.name!r} (no folder with a config.json): {_REPAIRS}")
+    try:
+        _known(ref)
+    except ValueError as error:
+        raise ValueError(f"no depth model: {error}: {_REPAIRS}") from error
 
 
-@lru_cache(maxsize=8)
 def describe(ref: ModelRef) -> tuple[str, str]:
     """The model's name, and the hub's commit or a hash of the local weights."""
-    folder = Path(ref.name).expanduser()
-    if folder.is_dir():
-        return folder.resolve().name, _hash_of(folder)
-    from transformers import AutoConfig
+    return _hub.described(ref.name)
 
-    try:
-        return ref.name, str(getattr(AutoConfig.from_pretrained(ref.name), "_commit_hash", None) or "")
-    except OSError as error:
-        raise ValueError(f"cannot fetch {ref.name!r} ({error}): {_REPAIRS}") from error
+
+def licence(ref: ModelRef) -> str:
+    """As the model's own README states it; "" where it does not."""
+    return _hub.licence(ref.name)
+
+
+def at_once(ref: ModelRef) -> int:
+    """Frames worth asking about at once; large pictures are fed in smaller batches all the same."""
+    return _FRAMES
 
 
 def load(ref: ModelRef) -> Answer:
-    """The model, in float32, on the GPU where there is one."""
+    """The model, on the GPU where there is one; fetched from the hub first if it is not on this machine."""
+    check(ref)
     import torch
 
     mend_torchvision()
-    from transformers import AutoConfig, AutoModelForDepthEstimation
-    from transformers.image_processing_base import ImageProcessingMixin
+    from transformers import AutoModelForDepthEstimation
 
-    check(ref)
-    name = str(Path(ref.name).expanduser()) if Path(ref.name).expanduser().is_dir() else ref.name
+    known, kind, prepare = _known(ref)
+    folder = _hub.fetched(ref.name)
     try:
-        config = AutoConfig.from_pretrained(name)
-        prepare, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        kind = _kind(config)
-        model = AutoModelForDepthEstimation.from_pretrained(name, use_safetensors=True)
+        model, found = AutoModelForDepthEstimation.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     except OSError as error:
         raise ValueError(f"cannot load the depth model {ref.name!r} ({error}): {_REPAIRS}") from error
+    _refuse_half_loaded(ref, found["missing_keys"], len(model.state_dict()))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
+    # ZoeDepth with several heads lets the pictures of a batch vote for one of them.
+    alone = len(getattr(model.config, "bin_configurations", None) or ()) > 1
+
+    def fed(rgb: np.ndarray) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))).to(device)
 
     def answer(rgb: np.ndarray, k: np.ndarray | None = None) -> Estimate:
         depth = np.empty(rgb.shape[:3], np.float32)
-        for index, picture in enumerate(rgb):
-            with torch.inference_mode():
-                out = model(pixel_values=torch.from_numpy(prepared(picture, prepare)).to(device)).predicted_depth
-            depth[index] = resized_float(out[0].float().cpu().numpy(), rgb.shape[2], rgb.shape[1])
+        views_deg = np.full(len(rgb), np.nan)
+        with torch.inference_mode(), _quick_matmul(torch, device):
+            size = known.prepare(fed(rgb[:1]), prepare)[0].shape
+            step = 1 if alone else max(1, min(_FRAMES, _PIXELS // (size[-2] * size[-1])))
+            for first in range(0, len(rgb), step):
+                some = slice(first, first + step)
+                pixels, restore = known.prepare(fed(rgb[some]), prepare)
+                out = model(pixel_values=pixels)
+                depth[some] = restore(out.predicted_depth.float()).cpu().numpy()
+                if getattr(out, "field_of_view", None) is not None:
+                    views_deg[some] = out.field_of_view.float().cpu().numpy()
+        if model.config.model_type == "depth_pro":
+            return _of_depth_pro(depth, views_deg, k, assumed_view_deg(ref))
+        if kind == "metric-z":
+            depth[depth <= 0] = np.nan
         return Estimate(depth, kind)
 
     return answer
 
 
-def prepared(picture: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
-    """uint8 (H, W, 3) -> float32 (1, 3, h, w) as a preprocessor_config.json says: resize, rescale, normalise."""
-    from PIL import Image
+def _of_depth_pro(inverse: np.ndarray, views_deg: np.ndarray, k: np.ndarray | None, assumed_deg: float) -> Estimate:
+    """Z from 1/z as a camera with a focal length of the picture's width would see it (Depth Pro, section 3.2).
 
-    height, width = picture.shape[:2]
-    if config.get("do_resize", True) and "size" in config:
-        size = config["size"]
-        height, width = _target(height, width, size["height"], size["width"], config)
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    resample = Image.Resampling(config.get("resample", Image.Resampling.BICUBIC))
-    pixels = np.asarray(image.resize((width, height), resample), np.float32)
-    if config.get("do_rescale", True):
-        pixels = pixels * np.float32(config.get("rescale_factor", 1 / 255))
-    if config.get("do_normalize", True):
-        pixels = (pixels - np.float32(config.get("image_mean", 0.5))) / np.float32(config.get("image_std", 0.5))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32)
-
-
-def _target(height: int, width: int, wanted_h: int, wanted_w: int, config: Mapping[str, Any]) -> tuple[int, int]:
-    """The size to feed: near the wanted one, of the picture's shape if it is to be kept, in whole patches."""
-    scale_h, scale_w = wanted_h / height, wanted_w / width
-    if config.get("keep_aspect_ratio", False):
-        # As DPT does: the scale that changes the picture least.
-        scale_h = scale_w = scale_w if abs(1 - scale_w) < abs(1 - scale_h) else scale_h
-    step = int(config.get("ensure_multiple_of") or 1)
-    return max(step, round(scale_h * height / step) * step), max(step, round(scale_w * width / step) * step)
+    The focal length is the given camera's, else what the network read from the picture. With neither the field of view
+    is assumed, and z is known only up to a factor.
+    """
+    frames, height, width = inverse.shape
+    ks, kind, converted = None, "metric-z", "inverse depth to z"
+    if k is not None:
+        focal = np.full(frames, k[0, 0])
+    elif np.isfinite(views_deg).all():
+        focal = 0.5 * width / np.tan(0.5 * np.radians(views_deg.clip(1, 179)))
+        ks = np.stack([geometry.intrinsics(f, f, (width - 1) / 2, (height - 1) / 2) for f in focal.tolist()])
+    else:
+        focal = np.full(frames, geometry.assumed_intrinsics(width, height, assumed_deg)[0, 0])
+        kind, converted = "relative", f"inverse depth to z, for an assumed {assumed_deg:g} degrees of view"
+    inverse = inverse * (width / focal).astype(np.float32)[:, None, None]
+    # Its own limits are 0.1 mm and 10 km; what reaches the far one is the sky.
+    known = inverse > 1e-4
+    z = np.where(known, 1 / np.where(known, inverse, 1).clip(max=1e4), np.nan)
+    return Estimate(z.astype(np.float32), kind, converted=converted, ks=ks)
 
 
-def _kind(config: Any) -> Kind:
-    if config.model_type == "depth_anything":
-        return "metric-z" if getattr(config, "depth_estimation_type", "relative") == "metric" else "relative-inverse"
-    if config.model_type not in _KIND_BY_TYPE:
-        known = ", ".join(["depth_anything", *_KIND_BY_TYPE])
+def _known(ref: ModelRef) -> tuple[_Architecture, Kind, Mapping[str, Any]]:
+    """How to feed the model, what its numbers mean, and its preprocessor's configuration."""
+    config = _hub.stated(ref.name)
+    model_type = str(config.get("model_type"))
+    if model_type in _NO_DEPTH:
+        raise ValueError(f"{ref.name!r} is a {model_type!r} model, whose answer is {_NO_DEPTH[model_type]}")
+    if model_type not in _KNOWN:
         raise ValueError(
-            f"what the depth of a {config.model_type!r} model means is not known here, only of {known}: {_REPAIRS}"
+            f"what the depth of {ref.name!r}, a {model_type!r} model, means is not known here, "
+            f"only of {', '.join(_KNOWN)}"
         )
-    return _KIND_BY_TYPE[config.model_type]
+    known = _KNOWN[model_type]
+    prepare = _hub.stated(ref.name, "preprocessor_config.json")
+    processor = str(prepare.get("image_processor_type") or prepare.get("feature_extractor_type") or known.processor)
+    if not processor.startswith(known.processor):
+        raise ValueError(
+            f"{ref.name!r} is prepared for by a {processor}, a {model_type!r} model is by a {known.processor}"
+        )
+    return known, known.kind or _kind_of(config), prepare
 
 
-def _hash_of(folder: Path) -> str:
-    import xxhash
+def _kind_of(config: Mapping[str, Any]) -> Kind:
+    said = config.get("omniloom_kind")
+    if said is not None and said not in KINDS:
+        raise ValueError(f"its config.json states omniloom_kind {said!r}, which is one of {', '.join(KINDS)}")
+    if said is not None:
+        return said
+    if config["model_type"] == "depth_anything":
+        return "metric-z" if config.get("depth_estimation_type", "relative") == "metric" else "relative-inverse"
+    backbone = str((config.get("backbone_config") or {}).get("model_type") or config.get("backbone") or "")
+    # DPT learnt inverse depth from many data sets at once; the heads on DINOv2 learnt metres, from NYU or KITTI alone.
+    return "metric-z" if "dinov2" in backbone else "relative-inverse"
 
-    digest = xxhash.xxh3_128()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
-        digest.update(path.read_bytes())
-    return f"xxh3:{digest.hexdigest()}"
+
+def _refuse_half_loaded(ref: ModelRef, missing: Any, count: int) -> None:
+    """A head that is not in the file would be random numbers; a few unused layers of DPT are left out of its files."""
+    missing = sorted(str(key) for key in missing)
+    heads = [key for key in missing if key.startswith(("head", "metric_head", "relative_head", "decoder", "fov_model"))]
+    if heads or len(missing) > count // 10:
+        raise ValueError(f"{ref.name!r} lacks weights of a depth model, such as {(heads or missing)[0]}: {_REPAIRS}")
+
+
+@contextmanager
+def _quick_matmul(torch: Any, device: str) -> Iterator[None]:
+    """TF32 on the GPU: about 1e-3 off in the middle, smooth at the end, where half precision would show as steps."""
+    if device != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from omniloom.modalities.base import ModelRef
+
 Kind = Literal["metric-z", "relative-inverse", "relative"]
 """Metres along the optical axis; a + b / z with a and b unknown (larger is nearer); z up to a factor."""
 
@@ -60,14 +62,19 @@ class Estimate:
         return 0 if shown is None else len(shown)
 
     def frames(self, first: int, last: int) -> Estimate:
-        """The estimate of frames first to last (excluded) alone, as if only they had been asked about."""
+        """A copy of the estimate of frames first to last (excluded), as if only they had been asked about."""
         return replace(
             self,
-            depth=None if self.depth is None else self.depth[first:last],
-            normals=None if self.normals is None else self.normals[first:last],
+            depth=None if self.depth is None else self.depth[first:last].copy(),
+            normals=None if self.normals is None else self.normals[first:last].copy(),
             ks=None if self.ks is None else self.ks[first:last],
         )
 
 
 Answer = Callable[..., Estimate]
 """(rgb, k=None) -> Estimate, as above."""
+
+
+def assumed_view_deg(ref: ModelRef) -> float:
+    """Degrees across the longer side for a camera nobody described: the reference's option "fov_deg", or 60."""
+    return float(dict(ref.options).get("fov_deg", 60.0))

@@ -48,6 +48,11 @@ def describe(_ref: ModelRef) -> tuple[str, str]:
         return "TransNetV2", ""
 
 
+def licence(_ref: ModelRef) -> str:
+    """Of code and weights."""
+    return "MIT"
+
+
 def load(ref: ModelRef) -> Callable[[np.ndarray], np.ndarray]:
     """The network, on the GPU where there is one."""
     check(ref)
