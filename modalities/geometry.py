@@ -110,6 +110,16 @@ def flipped_intrinsics(k: np.ndarray, width: int) -> np.ndarray:
     return intrinsics(k[0, 0], k[1, 1], width - 1 - k[0, 2], k[1, 2])
 
 
+def turned_intrinsics(k: np.ndarray, width: int) -> np.ndarray:
+    """K after a quarter turn to the left of a picture that was `width` wide, as `numpy.rot90` turns it."""
+    return intrinsics(k[1, 1], k[0, 0], k[1, 2], width - 1 - k[0, 2])
+
+
+def turned_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Points or normals (..., 3) in the axes of the camera so turned: right was down, down was left."""
+    return np.stack([vectors[..., 1], -vectors[..., 0], vectors[..., 2]], axis=-1)
+
+
 def nearest_grid(old: int, new: int) -> np.ndarray:
     """Source indices int64 (new,) that a nearest resize keeps."""
     return np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)

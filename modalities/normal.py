@@ -1,4 +1,4 @@
-"""Which way each surface of the sampled frames faces: unit normals, from the clip's depth.
+"""Which way each surface of the sampled frames faces: unit normals, as a network says or from the clip's depth.
 
 Camera axes as everywhere here (x right, y down, z forward); every normal faces the camera. Stored as the colour
 round(255 (n + 1) / 2), (128, 128, 128) where unknown, which no unit normal comes near. `read` returns unit vectors
@@ -16,13 +16,15 @@ import numpy as np
 
 from omniloom.modalities import codecs, geometry
 from omniloom.modalities import depth as depth_of
-from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, Stem, Window, unstack
+from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window, unstack
 from omniloom.modalities.base import narrow_stack as narrow
-from omniloom.modalities.base import no_models as models
 from omniloom.modalities.base import whole_member as pieces
-from omniloom.modalities.sample import Fact, Part
+from omniloom.modalities.cameras import camera_beside, stated_intrinsics
+from omniloom.modalities.models import family_of
+from omniloom.modalities.models.estimate import Estimate
+from omniloom.modalities.sample import Fact, Part, Rejected
 
-__all__ = ["models", "narrow", "pieces"]
+__all__ = ["narrow", "pieces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Normals:
     pts_ns: np.ndarray
     """int64 (T,), from the clip's start: the times of the frames."""
     depth_kind: str
-    """Kind of the depth they are from."""
+    """Kind of the depth they are from; "" where a network said them itself."""
     converted: str = ""
     """What was assumed on the way from depth; "" for metric depth."""
 
@@ -68,30 +70,70 @@ _UNKNOWN = 128
 class Config:
     """How normals are made."""
 
+    model: str = "auto"
+    """"auto" (as the depth network says them, if it does, else from depth), "from-depth", or a network to ask: as
+    depth.model, "embedded", the path of an .onnx file, or a transformers model by name or folder."""
     radius: int = 2
     """Pixels around each one whose common plane is fitted; 0 takes the nearest neighbours only."""
     short_side: int = 256
     """Pixels kept, of normals made at the depth's own size; reading costs what is kept."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.radius <= 8 or self.short_side < 1:
-            raise ValueError(f"normal needs 0 <= radius <= 8 and short_side >= 1, got {self}")
+        if not 0 <= self.radius <= 8 or self.short_side < 1 or not self.model:
+            raise ValueError(f"normal needs a model, 0 <= radius <= 8 and short_side >= 1, got {self}")
+
+
+def models(config: Config) -> Sequence[ModelRef]:
+    """The network, where one is named."""
+    return () if config.model in {"auto", "from-depth"} else (depth_of.network(config.model),)
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
-    """Normals of the clip's depth; None for a clip without it, or if no surface can be told."""
+    """Normals of the sampled frames; None for a clip without depth and without a network that says them.
+
+    Raises Rejected "bad-depth-file" for intrinsics beside the video that cannot be read, where a network is asked.
+    """
+    said = _said(footage, config, ask)
+    if said is not None and footage.frames is not None:
+        height, width = said.value.shape[1:3]
+        n = _selected(said.value, *geometry.fit_short_side(width, height, config.short_side))
+        return Made(Normals(n, footage.frames.pts_ns, ""), said.model, said.revision) if np.isfinite(n).any() else None
     value = cast("depth_of.Depth | None", footage.made.get("depth"))
     if value is None:
         return None
     z, _, converted = depth_of.as_z(value)
     height, width = z.shape[1:]
     kept_w, kept_h = geometry.fit_short_side(width, height, config.short_side)
-    rows, columns = geometry.nearest_grid(height, kept_h), geometry.nearest_grid(width, kept_w)
     made = (geometry.normals_from_depth(frame, value.k, config.radius, value.step_m) for frame in z)
-    n = np.stack([frame[rows[:, None], columns] for frame in made])
+    n = np.stack([_selected(frame[None], kept_w, kept_h)[0] for frame in made])
     if not np.isfinite(n).any():
         return None
     return Made(Normals(n, value.pts_ns, value.kind, converted), model="from depth")
+
+
+def _said(footage: Footage, config: Config, ask: Ask) -> Made | None:
+    """Normals float32 (T, H, W, 3) of the frames' pixels as a network said them, if one did, or is to be asked."""
+    frames: Frames | None = footage.frames
+    if frames is None or not len(frames.rgb) or config.model == "from-depth":
+        return None
+    if config.model == "auto":
+        return footage.also.get("normal")
+    height, width = frames.rgb.shape[1:3]
+    try:
+        stated = stated_intrinsics(footage, camera_beside(footage.path), width, height)
+    except ValueError as error:
+        raise Rejected("extract", "bad-depth-file", str(error)) from error
+    (ref,) = models(config)
+    estimate: Estimate = ask(ref, frames.rgb, None if stated is None else stated[0])
+    if estimate.normals is None:
+        raise ValueError(f"normal.model={config.model} gives no normals: name another, or use normal.model=from-depth")
+    return Made(estimate.normals, *family_of(ref).describe(ref))
+
+
+def _selected(n: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(T, H, W, 3) by nearest to (T, height, width, 3): normals are not mixed."""
+    rows, columns = geometry.nearest_grid(n.shape[1], height), geometry.nearest_grid(n.shape[2], width)
+    return n[:, rows[:, None], columns]
 
 
 def encode(value: Normals) -> Part:

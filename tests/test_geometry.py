@@ -68,13 +68,73 @@ def test_depth_made_smaller_by_a_whole_number_still_lies_on_its_surface(divisor:
     assert np.abs(geometry.unproject(small[0], small_k) @ n + 3).max() < 1e-9
 
 
-def test_cropping_and_flipping_keep_points_where_they_are() -> None:
-    z, _ = plane((0.3, -0.4, -0.86), 3)
-    points = geometry.unproject(z, K)
-    cropped = geometry.unproject(z[7:, 11:], geometry.cropped_intrinsics(K, 11, 7))
-    assert np.allclose(cropped, points[7:, 11:])
-    flipped = geometry.unproject(z[:, ::-1], geometry.flipped_intrinsics(K, WIDTH))
-    assert np.allclose(flipped, points[:, ::-1] * [-1, 1, 1])
+cameras = st.builds(
+    geometry.intrinsics,
+    st.floats(40, 200),
+    st.floats(40, 200),
+    st.floats(5, 40),
+    st.floats(5, 30),
+)
+planes = st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.floats(-1, -0.5), st.floats(1, 30))
+
+
+def seen(k: np.ndarray, plane: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
+    """Exact depth of n.P = -d, NaN where the plane is behind the camera."""
+    z = -plane[3] / (geometry.rays(k, width, height) @ np.array(plane[:3]))
+    return np.where((z > 0) & (z < 1e3), z, np.nan)
+
+
+def close(a: np.ndarray, b: np.ndarray, z: np.ndarray) -> bool:
+    """Equal to 1e-5 of the depth, and unknown together."""
+    known = np.isfinite(z)
+    assert np.array_equal(np.isfinite(a[..., 2]), known)
+    return bool((np.abs(a - b).max(axis=-1)[known] <= 1e-5 * z[known]).all())
+
+
+@given(cameras, planes, st.integers(6, 48), st.integers(6, 36), st.data())
+@settings(max_examples=25, deadline=None)
+def test_unprojecting_what_was_cropped_flipped_turned_or_thinned_is_doing_so_to_the_points(
+    k: np.ndarray, plane: tuple[float, float, float, float], width: int, height: int, data: st.DataObject
+) -> None:
+    z = seen(k, plane, width, height)
+    points = geometry.unproject(z, k)
+    left, top = data.draw(st.integers(0, width - 2)), data.draw(st.integers(0, height - 2))
+    part = geometry.unproject(z[top:, left:], geometry.cropped_intrinsics(k, left, top))
+    assert close(part, points[top:, left:], z[top:, left:])
+    mirrored = geometry.unproject(z[:, ::-1], geometry.flipped_intrinsics(k, width))
+    assert close(mirrored, points[:, ::-1] * [-1, 1, 1], z[:, ::-1])
+    turned = geometry.unproject(np.rot90(z), geometry.turned_intrinsics(k, width))
+    assert close(turned, geometry.turned_vectors(np.rot90(points)), np.rot90(z))
+    divisor = data.draw(st.sampled_from([2, 3]))
+    whole = z[: height // divisor * divisor, : width // divisor * divisor]
+    small, small_k = geometry.resize_nearest(whole[None], k, (whole.shape[1] // divisor, whole.shape[0] // divisor))
+    rows, columns = (geometry.nearest_grid(old, old // divisor) for old in whole.shape)
+    assert close(geometry.unproject(small[0], small_k), points[rows[:, None], columns], small[0])
+
+
+@given(cameras, planes, st.data())
+@settings(max_examples=12, deadline=None)
+def test_normals_of_what_was_flipped_turned_or_cropped_are_the_normals_flipped_turned_or_cropped(
+    k: np.ndarray, plane: tuple[float, float, float, float], data: st.DataObject
+) -> None:
+    z = seen(k, plane, 40, 30)
+    n = geometry.normals_from_depth(z, k)
+    of = np.isfinite(n[..., 0])
+
+    def agree(got: np.ndarray, wanted: np.ndarray, where: np.ndarray) -> None:
+        assert np.array_equal(np.isfinite(got[..., 0]), where)
+        assert (degrees_apart(got, wanted)[where] < 0.05).all()
+
+    agree(
+        geometry.normals_from_depth(z[:, ::-1], geometry.flipped_intrinsics(k, 40)),
+        geometry.mirror_normals(n),
+        of[:, ::-1],
+    )
+    agree(
+        geometry.normals_from_depth(np.rot90(z), geometry.turned_intrinsics(k, 40)),
+        geometry.turned_vectors(np.rot90(n)),
+        np.rot90(of),
+    )
 
 
 def test_mirroring_normals_negates_n_x() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from omniloom.modalities import geometry
+from omniloom.modalities import Clip, depth, geometry, normal
+from omniloom.modalities.base import Footage, Frames, Made, read
+from omniloom.modalities.models.estimate import Estimate
 from tests import surfaces
 from tests.surfaces import K, Seen, degrees_apart
 
@@ -67,3 +72,46 @@ def test_normals_do_not_mix_across_an_edge() -> None:
     near = surfaces.edges(z, 2) & ~surfaces.edges(z, 1)
     apart = degrees_apart(geometry.normals_from_depth(np.round(z, 3), K, 2, 0.001), n)
     assert np.median(apart[near]) < 1
+
+
+# --- where normals are from -------------------------------------------------------------------------------------
+
+SAID = np.broadcast_to(np.float32([0.6, 0, -0.8]), (2, 48, 64, 3))
+
+
+def made_of(tmp_path: Path, model: str, also: dict[str, Any], answer: Estimate | None = None) -> Made:
+    frames = Frames(np.zeros((2, 48, 64, 3), np.uint8), np.array([0, 500_000_000]))
+    z = np.full((2, 48, 64), 3, np.float32)
+    value = depth.Depth(z, frames.pts_ns, "relative", geometry.assumed_intrinsics(64, 48), "assumed")
+    footage = Footage(Clip("0" * 64, 0, 10**9), str(tmp_path / "x.mp4"), frames, None, made={"depth": value}, also=also)
+
+    def ask(ref: Any, rgb: np.ndarray, k: Any) -> Estimate:
+        assert answer is not None, "nobody is to be asked"
+        return answer
+
+    made = normal.extract(footage, normal.Config(model=model), ask)
+    assert made is not None
+    return made
+
+
+def test_the_depth_networks_own_normals_are_taken_if_it_gives_any(tmp_path: Path) -> None:
+    by_network = made_of(tmp_path, "auto", {"normal": Made(SAID, "net", "r1")})
+    assert (by_network.model, by_network.revision, by_network.value.depth_kind) == ("net", "r1", "")
+    assert np.abs(read(normal, normal.encode(by_network.value)).n - SAID).max() < 0.01
+    for from_depth in (
+        made_of(tmp_path, "auto", {}),
+        made_of(tmp_path, "from-depth", {"normal": Made(SAID, "net", "r1")}),
+    ):
+        assert from_depth.model == "from depth"
+        assert from_depth.value.depth_kind == "relative"
+        assert np.abs(from_depth.value.n - [0, 0, -1]).max() < 1e-3
+
+
+def test_a_network_can_be_asked_for_normals_alone(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"net")
+    path = str(tmp_path / "net.onnx")
+    made = made_of(tmp_path, path, {}, Estimate(None, normals=np.ascontiguousarray(SAID)))
+    assert made.model == "net.onnx"
+    assert np.array_equal(made.value.n, SAID)
+    with pytest.raises(ValueError, match="gives no normals"):
+        made_of(tmp_path, path, {}, Estimate(np.ones((2, 48, 64), np.float32)))
