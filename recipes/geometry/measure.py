@@ -96,9 +96,9 @@ def normal_angles(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     a, b = (np.asarray(n, np.float64) for n in (predicted, truth))
     size = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     at = np.isfinite(size) & (size > 0)
-    cosine = np.einsum("nd,nd->n", a[at], b[at]) / size[at]
-    # The half-angle form keeps its digits near 0, where arccos loses them.
-    return np.degrees(2 * np.arctan2(np.sqrt(np.maximum(1 - cosine, 0)), np.sqrt(np.maximum(1 + cosine, 0))))
+    # The tangent keeps its digits near 0 degrees, where arccos loses them.
+    sine = np.linalg.norm(np.cross(a[at], b[at]), axis=-1)
+    return np.degrees(np.arctan2(sine, np.einsum("nd,nd->n", a[at], b[at])))
 
 
 def normal_error(predicted: np.ndarray, truth: np.ndarray) -> float:

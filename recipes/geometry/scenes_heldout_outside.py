@@ -285,9 +285,14 @@ def caves(rng: Rng) -> Stage:
             np.c_[thick * (1 - z) ** 0.7 * (1 + 0.15 * np.sin(14 * z + rng.uniform(0, 6))), z * tall], 18
         )
         if rng.random() < 0.55:
-            scene.add(stone, rock, (x[row, column], y[row, column], upper[row, column] + 0.1), np.diag([1.0, -1, -1]))
+            scene.add(
+                stone,
+                rock,
+                np.array([x[row, column], y[row, column], upper[row, column] + 0.1]),
+                np.diag([1.0, -1, -1]),
+            )
         else:
-            scene.add(stone, rock, (x[row, column], y[row, column], lower[row, column] - 0.1))
+            scene.add(stone, rock, np.array([x[row, column], y[row, column], lower[row, column] - 0.1]))
 
     def propose(rng: Rng) -> Camera:
         row = int(rng.integers(12, side - 12))

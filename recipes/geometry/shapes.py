@@ -151,7 +151,7 @@ def moved(
     return vertices + np.asarray(by), mesh[1]
 
 
-def turned(axis: Sequence[float], angle: float) -> np.ndarray:
+def turned(axis: Sequence[float] | np.ndarray, angle: float) -> np.ndarray:
     """Rotation matrix (3, 3) about an axis by radians (Rodrigues)."""
     x, y, z = np.asarray(axis, np.float64) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
