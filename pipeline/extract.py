@@ -11,6 +11,7 @@ from omniloom.modalities.base import Ask, Footage, Modality
 from omniloom.modalities.sample import Drop, Fact, Part, Rejected, Sample, SourceId
 from omniloom.pipeline.gather import Gathered, gather
 from omniloom.pipeline.probe import say
+from omniloom.pipeline.recipe import reads
 from omniloom.pipeline.signals import measure, out_of_sync
 from omniloom.pipeline.sources import Source
 from omniloom.pipeline.spans import Span
@@ -92,7 +93,7 @@ class _Weaver:
                 row=self._source.row,
                 tags=gathered.tags,
                 heard=heard.get(name),
-                made={need: values[need] for need in modality.needs if need in values},
+                made={name: values[name] for name in reads(modality) if name in values},
                 also=also,
             )
             made = modality.extract(footage, self._recipe.sections[name], self._ask)

@@ -93,8 +93,8 @@ def generate(
     for wish in wishes:
         if getattr(wish.section, "model", None) == "given" and not refs[wish.name]:
             raise ValueError(
-                f"{wish.name}.model=given takes what lies beside the sources, which a corpus does not hold: name a"
-                f" network, as in {wish.name}.model=embedded"
+                f"{wish.name}.model=given takes what lies beside the sources, which a corpus does not hold: let"
+                f" {wish.name}.model name a network, as `omniloom generate` does by itself"
             )
     for ref in dict.fromkeys(ref for asked in refs.values() for ref in asked):
         family_of(ref).check(ref)

@@ -89,7 +89,7 @@ def build(
         raise typer.Exit(NOTHING_PRODUCED)
 
 
-@app.command(epilog="Example: omniloom generate corpus depth normal points transcript caption depth.model=embedded")
+@app.command(epilog="Example: omniloom generate corpus depth normal points transcript caption")
 def generate(
     corpus: Annotated[Path, typer.Argument(help="A corpus.")],
     modalities: Annotated[

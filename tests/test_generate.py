@@ -324,7 +324,7 @@ def test_the_telescope_is_heard_in_a_corpus_as_it_was_in_the_source(tmp_path: Pa
         (["tests.chill"], {}, "name warmth too"),
         (["video"], {}, "among the modalities of a build"),
         (["dpeth"], {}, "known are"),
-        (["depth"], {}, "depth.model=embedded"),
+        (["depth"], {}, "depth.model name a network"),
         ([], {}, "name the modalities"),
     ],
 )
