@@ -431,3 +431,31 @@ def frames(count: int = 8) -> Frames:
 
 def footage(shown: Frames | None = None, audio: Waveform | None = None, **more: Any) -> Footage:
     return Footage(Clip("0" * 64, 0, 10**9), "/nowhere/x.mp4", shown, audio, **more)
+
+
+def test_clips_that_wait_for_one_captioner_are_asked_together_and_get_their_own_texts() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from omniloom.pipeline.together import Together
+
+    sizes: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def model(asked: np.ndarray) -> list[tuple[str, ...]]:
+        sizes.append(len(asked))
+        begun.set()
+        go_on.wait(10)
+        return [(str(clip.flat[0]),) for clip in asked]
+
+    together = Together(model, 8)
+    numbered = [np.full((1, 2, 4, 4, 3), number, np.uint8) for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(together, numbered[0])
+        begun.wait(10)
+        others = [pool.submit(together, one) for one in numbered[1:]]
+        while len(together._waiting) < 5:
+            threading.Event().wait(0.01)
+        go_on.set()
+        answers = [first.result(), *(other.result() for other in others)]
+    assert answers == [[(str(number),)] for number in range(6)]
+    assert sizes == [1, 5]

@@ -131,7 +131,11 @@ def _wanted(files: list[str]) -> list[str]:
     whole = "model.safetensors" in files
     weights = [file for file in files if file == "model.safetensors" or (not whole and file.startswith("model-000"))]
     kept = {file for file in weights if file.endswith(".safetensors")}
-    kept |= {file for file in files if "/" not in file and (file.endswith(".json") or file == "README.md")}
+    kept |= {
+        file
+        for file in files
+        if "/" not in file and (file.endswith((".json", ".jinja")) or file in {"README.md", "merges.txt", "vocab.txt"})
+    }
     return sorted(kept)
 
 
