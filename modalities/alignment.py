@@ -160,23 +160,25 @@ def _fit_lines(count: int, pairs: list[_Pair], group: np.ndarray) -> tuple[np.nd
     low, middle, high = (float(v) for v in np.percentile(values, [2, 50, 98]))
     spread = max((high - low) / 2, 1e-6 * abs(middle), 1e-12)
     size = sum(len(pair.met) for pair in pairs)
-    rows = np.zeros((size, 2 * count))
-    at = 0
+    # A pair touches four unknowns, so its normal equations are 4 x 4: a few numbers a pixel, however many frames.
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for pair in pairs:
-        part = slice(at, at := at + len(pair.met))
-        rows[part, pair.first], rows[part, count + pair.first] = (pair.foretold - middle) / spread, 1
-        rows[part, pair.second], rows[part, count + pair.second] = -(pair.met - middle) / spread, -1
-    # Scales are 1 + what is solved for: all of them 0 would agree best.
-    given = -rows[:, :count].sum(axis=1)
-    prior = np.diag(np.sqrt(np.r_[np.full(count, 1e-3 * size / count), np.full(count, 1e-6 * size)]))
-    weight, solved = np.ones(size), np.zeros(2 * count)
-    for _ in range(12):
-        solved = np.linalg.lstsq(
-            np.concatenate([rows * weight[:, None], prior]), np.r_[given * weight, np.zeros(2 * count)], rcond=None
-        )[0]
-        off = rows @ solved - given
-        # Nearly least absolute values: a wall that is most of the picture must not outvote the floor's slope.
-        weight = (1 + (off / 0.01) ** 2) ** -0.25
+        foretold, met = (pair.foretold - middle) / spread, (pair.met - middle) / spread
+        ones = np.ones(len(met))
+        unknowns = np.array([pair.first, count + pair.first, pair.second, count + pair.second])
+        # Scales are 1 + what is solved for: all of them 0 would agree best.
+        parts.append((unknowns, np.stack([foretold, ones, -met, -ones], axis=1), met - foretold))
+    prior = np.diag(np.r_[np.full(count, 1e-3 * size / count), np.full(count, 1e-6 * size)])
+    solved = np.zeros(2 * count)
+    for round_ in range(12):
+        left, right = prior.copy(), np.zeros(2 * count)
+        for unknowns, rows, wanted in parts:
+            off = rows @ solved[unknowns] - wanted if round_ else np.zeros(len(rows))
+            # Nearly least absolute values: a wall that is most of the picture must not outvote the floor's slope.
+            weighted = rows * (1 + (off[:, None] / 0.01) ** 2) ** -0.5
+            left[np.ix_(unknowns, unknowns)] += weighted.T @ rows
+            right[unknowns] += weighted.T @ wanted
+        solved = np.linalg.solve(left, right)
     scale, shift = 1 + solved[:count], solved[count:]
     for g in range(group.max() + 1):
         mine = group == g
