@@ -16,6 +16,7 @@ import json
 import math
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -73,8 +74,10 @@ def encode_png(array: np.ndarray) -> bytes:
     if not (colour or gray16):
         raise ValueError(f"a PNG holds uint8 (H, W, 3) or uint16 (H, W) here, got {array.dtype} {array.shape}")
     out = io.BytesIO()
-    # Level 3 writes 3-5 x faster than 6 for some 5 % more bytes, and reads no slower.
-    Image.fromarray(np.ascontiguousarray(array)).save(out, "PNG", compress_level=3)
+    # Level 3 writes 3-5 x faster than 6 for some 5 % more bytes, and reads no slower. Normals repeat little but their
+    # neighbour: looking for runs only takes half the time and 14 % less room; a ramp of depth would grow 19 x by it.
+    how = {"compress_type": zlib.Z_RLE} if colour else {"compress_level": 3}
+    Image.fromarray(np.ascontiguousarray(array)).save(out, "PNG", **how)
     return out.getvalue()
 
 
