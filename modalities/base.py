@@ -140,6 +140,9 @@ class PacketRecorder(Protocol):
         """As of `Recorder`. Raises `Rejected` for a clip that cannot be copied."""
 
 
+AnyRecorder = Recorder | PacketRecorder
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """A pretrained network to call: the file in `modalities/models/` that knows its family, and which one."""
@@ -209,7 +212,7 @@ class Modality(Protocol):
     Value types are the modality's own: `read(modality, encode(value))` equals value within the tolerance that the
     module's first docstring states, and `example(rng)` makes one.
 
-    A module may also define `recorder(config) -> Recorder | PacketRecorder | None`, if it wants every frame and not
+    A module may also define `recorder(config) -> AnyRecorder | None`, if it wants every frame and not
     just the sampled ones, and `tolerance: float`, if it is lossy: the largest difference that a round trip makes to any
     number of its value's arrays, as a fraction of that array's range (0, exact, if there is none), and
     `listen(block, config, ask) -> Any`, if what it hears in a clip depends on what comes before and after: it is given
@@ -300,7 +303,7 @@ def unstack(picture: np.ndarray, facts: Mapping[str, Fact]) -> np.ndarray:
     return frames if shown is None else frames[shown]
 
 
-def recorder_of(modality: Modality, config: Any) -> Recorder | PacketRecorder | None:
+def recorder_of(modality: Modality, config: Any) -> AnyRecorder | None:
     """The modality's recorder for one clip, if it wants to see every frame."""
     make = getattr(modality, "recorder", None)
     return make(config) if make else None

@@ -18,14 +18,13 @@ import numpy as np
 
 from omniloom.modalities import mp4, remux
 from omniloom.modalities.base import (
+    AnyRecorder,
     Ask,
     Codec,
     FactType,
     Footage,
     Frames,
     Made,
-    PacketRecorder,
-    Recorder,
     Stem,
     Waveform,
     Window,
@@ -115,7 +114,7 @@ class Movie:
     data: bytes | None = field(default=None, repr=False, compare=False)
 
 
-def recorder(config: Config) -> Recorder | PacketRecorder | None:
+def recorder(config: Config) -> AnyRecorder | None:
     """Encodes the frames as they are decoded, or copies their packets; None if no movie is wanted."""
     if config.codec == "none":
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omniloom.modalities.base import Ask, Cue, Frames, Recorder, Waveform
+from omniloom.modalities.base import AnyRecorder, Ask, Cue, Frames, Waveform
 from omniloom.modalities.sample import NS_PER_S, Clip, Drop, Fact, Rejected
 from omniloom.pipeline.clips import Clipper, Close, Open
 from omniloom.pipeline.cuts import Cuts
@@ -46,7 +46,7 @@ class Gathered:
     time_base: str
     frames: Frames | None
     audio: Waveform | None
-    recorders: Mapping[str, Recorder]
+    recorders: Mapping[str, AnyRecorder]
     cues: tuple[Cue, ...]
     facts: Mapping[str, Fact]
     heard: Heard | None
@@ -63,7 +63,7 @@ class Gathered:
 class _OpenClip:
     start_ns: int
     sampler: FrameSampler
-    recorders: dict[str, Recorder]
+    recorders: dict[str, AnyRecorder]
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     """By short side: the size of the clip's first frame, which later ones must share."""
     upright: tuple[int, int] = (0, 0)
@@ -248,7 +248,7 @@ class _Gatherer:
         settings = self._settings
         return FrameSampler(edge.start_ns, edge.soonest_ns, edge.latest_ns, settings.per_second, settings.at_least)
 
-    def _recorders(self) -> dict[str, Recorder]:
+    def _recorders(self) -> dict[str, AnyRecorder]:
         return recorders_of(self._recipe) if self._info.video else {}
 
     def _begin(self, edge: Open) -> _OpenClip:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from omniloom.modalities.base import Recorder, recorder_of
+from omniloom.modalities.base import AnyRecorder, PacketRecorder, recorder_of
 from omniloom.modalities.sample import Rejected
 from omniloom.pipeline.probe import VideoInfo, open_media, say, to_ns
 from omniloom.pipeline.sound import Soundtrack
 
 if TYPE_CHECKING:
+    import av
+    from typing_extensions import TypeIs
+
     from omniloom.pipeline.recipe import BuildRecipe
 
 
-def recorders_of(recipe: BuildRecipe) -> dict[str, Recorder]:
+def recorders_of(recipe: BuildRecipe) -> dict[str, AnyRecorder]:
     """A new recorder of each modality that wants one, by its name: for one clip."""
     made = {name: recorder_of(modality, recipe.sections[name]) for name, modality in recipe.by_name().items()}
     return {name: recorder for name, recorder in made.items() if recorder is not None}
 
 
-def wants_packets(recorder: Recorder) -> bool:
+def wants_packets(recorder: AnyRecorder) -> TypeIs[PacketRecorder]:
     """Whether it copies coded packets instead of looking at pictures."""
     return getattr(recorder, "wants_packets", False)
 
@@ -37,8 +40,8 @@ class PacketShelf:
         assert info.video is not None
         # A handle of its own: streams serve as templates for the copies after decoding has closed its own.
         self._container = open_media(path)
-        self._video = self._container.streams[info.video.index]
-        self._audio = self._container.streams[info.audio.index] if info.audio else None
+        self._video = cast("av.VideoStream", self._container.streams[info.video.index])
+        self._audio = cast("av.AudioStream", self._container.streams[info.audio.index]) if info.audio else None
         self._soundtrack = soundtrack
         self._packets: list[Any] = []
         self._counts = "avi" in info.format
@@ -54,7 +57,7 @@ class PacketShelf:
             del self._packets[: self._first_for(before_ns)]
             self._many = 2 * len(self._packets) + 64
 
-    def hand_over(self, recorders: Mapping[str, Recorder], start_ns: int, end_ns: int) -> tuple[str, str] | None:
+    def hand_over(self, recorders: Mapping[str, AnyRecorder], start_ns: int, end_ns: int) -> tuple[str, str] | None:
         """Gives the packets of [start_ns, end_ns) to the recorders that want them; (reason, detail) if one cannot."""
         import av.error
 
@@ -68,8 +71,7 @@ class PacketShelf:
             if not wants_packets(recorder):
                 continue
             try:
-                copier: Any = recorder
-                copier.coded(self._video, video, self._audio, audio, start_ns, end_ns)
+                recorder.coded(self._video, video, self._audio, audio, start_ns, end_ns)
             except Rejected as rejected:
                 return rejected.reason, f"{name}: {rejected.detail}"
             except (av.error.FFmpegError, ValueError) as error:

@@ -132,7 +132,7 @@ class Tape:
         self._next = round(position)
 
     def _lay(self, out: av.AudioFrame) -> Iterator[Sound | Mend]:
-        samples = np.frombuffer(out.planes[0], np.int16)[: out.samples].copy()
+        samples = np.frombuffer(memoryview(out.planes[0]), np.int16)[: out.samples].copy()
         count = len(samples)
         if self._owed and count > 2 * abs(self._owed):
             length = count + self._owed

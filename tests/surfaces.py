@@ -36,7 +36,7 @@ def cylinder(center: tuple[float, float, float], axis: tuple[float, float, float
 
 
 def hills(waves: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Seen:
-    """The height field z = h(x, y), with `waves` giving h and its slopes along x and y; shallow enough to be seen whole."""
+    """The height field z = h(x, y), with `waves` giving h and its slopes; shallow enough to be seen whole."""
     rays = geometry.rays(K, WIDTH, HEIGHT)
     x, y = rays[..., 0], rays[..., 1]
     z, _, _ = waves(np.zeros_like(x), np.zeros_like(x))

@@ -34,12 +34,16 @@ def test_the_demo_makes_every_modality_trains_scores_and_draws_and_continues(
     demo: tuple[Path, dict[str, object]],
 ) -> None:
     folder, report = demo
-    assert {"build", "train", "control", "eval", "seconds", "picture"} <= set(report)
+    assert {"build", "generate", "train", "control", "eval", "seconds", "picture"} <= set(report)
     corpus = open_corpus(folder / "corpus")
     stats = corpus.stats()
     assert stats["splits"] == {"test": 6, "train": 10 + stats["samples"] - 16}
     assert all(values["present"] for values in stats["modalities"].values())
     assert corpus.check() == []
+    real = [sample for sample in corpus if "real" in sample.path]
+    assert real
+    assert all({"depth", "normal", "points"} <= set(sample.parts) for sample in real)
+    assert {sample.parts["depth"].facts["model"] for sample in corpus} == {"given", "omniloom-geometry.onnx"}
     scores = report["eval"]
     assert isinstance(scores, dict)
     assert scores["n"] == 6

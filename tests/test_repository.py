@@ -56,6 +56,13 @@ def test_every_folder_of_python_files_is_a_package_that_gets_installed() -> None
     assert {"omniloom", *("omniloom." + ".".join(folder.parts) for folder in folders)} == listed
 
 
+def test_pyright_is_told_of_every_link_for_it_follows_none_by_itself() -> None:
+    included = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]["include"])
+    links = {f"src/omniloom/{path.name}" for path in (ROOT / "src" / "omniloom").iterdir() if path.is_symlink()}
+    assert links
+    assert links <= included
+
+
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")

@@ -40,8 +40,9 @@ def check(ref: ModelRef) -> None:
     """Raises ValueError, naming the repairs, if packages or the model are not here and cannot be fetched by name."""
     for package in ("torch", "torchvision", "transformers"):
         if find_spec(package) is None:
-            wanted = package if package == "torchvision" else "'omniloom[transformers]'"
-            raise ValueError(f"the captioner {ref.name!r} needs {package}: pip install {wanted}; or {_REPAIRS}")
+            raise ValueError(
+                f"the captioner {ref.name!r} needs {package}: pip install 'omniloom[transformers]'; or {_REPAIRS}"
+            )
     try:
         stated = _hub.stated(ref.name)
     except ValueError as error:
