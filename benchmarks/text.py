@@ -1,6 +1,6 @@
 """How well speech is written down: wrong words, when words begin, words where nobody speaks, and what it costs.
 
-    omniloom bench text            # about 45 minutes of sound, each heard twice: ours and the engine as it comes
+    omniloom bench text            # about 50 minutes of sound, each heard twice: ours and the engine as it comes
     omniloom bench text --quick    # a clip of each kind
     omniloom bench text --seconds 120   # a shorter long narration than ten minutes
 
@@ -11,7 +11,6 @@ control scores ours against the texts of other clips. CPU is user plus system ti
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -22,20 +21,33 @@ import numpy as np
 
 from omniloom.benchmarks import Options
 from omniloom.benchmarks import text_material as material
+from omniloom.benchmarks.text_build import built
 from omniloom.benchmarks.text_material import RATE_HZ, Spoken
+from omniloom.benchmarks.text_report import AS_IT_COMES, CONTROL, OURS, as_markdown, draw
 from omniloom.benchmarks.text_score import matches, plain, start_errors, summary
-from omniloom.benchmarks.timing import as_row, machine, say
+from omniloom.benchmarks.timing import machine, say
 
 Timed = list[tuple[str, float]]
 """Words as written, and when each begins, in seconds."""
 Listen = Callable[[np.ndarray], Timed]
 
-OURS, AS_IT_COMES, CONTROL = "omniloom", "the engine as it comes", "omniloom, shuffled references"
+LONG = "one narration"
+_EDGE_S = 120.0
+"""The first and the last so many seconds of the long narration are held against each other."""
 
 
 def run(options: Options) -> dict[str, Any]:
     """Measures everything that there is material for; the report is written anew after each kind of sound."""
     few = 1 if options.quick else None
+    seconds = 30.0 if options.quick else options.seconds or 600.0
+    sets: dict[str, Callable[[], list[Spoken]]] = {
+        "LibriVox": material.librivox,
+        "Asterisk prompts, 5 words or more": lambda: material.prompts("test"),
+        "narrated": lambda: material.narrated("test", few or 16),
+        "recorded words, joined": lambda: material.single_words("test"),
+        LONG: lambda: [material.long_narration(seconds / 60)],
+    }
+    wordless = _wordless(few)
     report: dict[str, Any] = {
         "benchmark": "text",
         "machine": machine(),
@@ -43,44 +55,52 @@ def run(options: Options) -> dict[str, Any]:
         "spoken": {},
         "wordless": {},
         "missing": [],
+        "waiting": [*sets, *wordless],
     }
     listeners = {OURS: ours(), AS_IT_COMES: as_it_comes()}
-    seconds = 30.0 if options.quick else options.seconds or 600.0
-    sets: dict[str, Callable[[], list[Spoken]]] = {
-        "LibriVox": material.librivox,
-        "narrated": lambda: material.narrated("test", few or 16),
-        "recorded words, joined": lambda: material.single_words("test")[:few],
-        "Asterisk prompts, 5 words or more": lambda: material.prompts("test"),
-        "Asterisk prompts, the half that was looked at": lambda: material.prompts("tune"),
-        "one narration": lambda: [material.long_narration(seconds / 60)],
-    }
     for name, make in sets.items():
         began = time.monotonic()
         if clips := make()[:few]:
-            report["spoken"][name] = _spoken(clips, listeners, name == "one narration")
-            say(f"{name}: {time.monotonic() - began:.0f} s")
-        else:
-            report["missing"].append(name)
-        _save(report, options.folder)
-    wordless = material.wordless()
-    kinds = list(dict.fromkeys(kind for kind, _, _ in wordless))
-    groups = {kind: [(name, sound) for k, name, sound in wordless if k == kind][:few] for kind in kinds}
-    groups["voices without words (no claim)"] = material.voices_without_words()[:few]
-    for language in ("es", "fr"):
-        foreign = [(name, sound) for code, name, sound in material.other_languages() if code == language]
-        groups[f"speech in {language} (no claim)"] = foreign[:few]
-    for kind, sounds in groups.items():
+            by_a_build = {**listeners, OURS: built} if name == LONG else listeners
+            report["spoken"][name] = _spoken(clips, by_a_build, name == LONG)
+        _done(report, name, began, options.folder)
+    for kind, sounds in wordless.items():
+        began = time.monotonic()
         if sounds:
             report["wordless"][kind] = {
                 who: _false_words(sounds, listen)
                 for who, listen in listeners.items()
                 if who == OURS or "speech" not in kind
             }
-            _save(report, options.folder)
-        else:
-            report["missing"].append(kind)
-    _save(report, options.folder)
+        _done(report, kind, began, options.folder)
     return report
+
+
+def _wordless(few: int | None) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Sounds by kind in which there is nothing to write down."""
+    every = material.wordless()
+    kinds = ("silence", "noise", "tone", "music", "sound")
+    groups = {kind: [(name, sound) for of, name, sound in every if of == kind] for kind in kinds}
+    groups["voices without words (no claim)"] = material.voices_without_words()
+    foreign = material.other_languages()
+    for language in ("es", "fr"):
+        groups[f"speech in {language} (no claim)"] = [(name, sound) for of, name, sound in foreign if of == language]
+    return {kind: sounds[:few] for kind, sounds in groups.items()}
+
+
+def _done(report: dict[str, Any], name: str, began: float, folder: Path | None) -> None:
+    """That much is measured, or there is nothing to measure; a run that ends early has left the rest named."""
+    report["waiting"].remove(name)
+    if name in report["spoken"] or name in report["wordless"]:
+        say(f"{name}: {time.monotonic() - began:.0f} s")
+    else:
+        report["missing"].append(name)
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "text.md").write_text(as_markdown(report), encoding="utf-8")
+    draw(report, folder / "text.png")
 
 
 def ours() -> Listen:
@@ -114,20 +134,20 @@ def as_it_comes() -> Listen:
     return listen
 
 
-def _spoken(clips: Sequence[Spoken], listeners: Mapping[str, Listen], by_minute: bool) -> dict[str, Any]:
+def _spoken(clips: Sequence[Spoken], listeners: Mapping[str, Listen], over_time: bool) -> dict[str, Any]:
     minutes = sum(len(clip.samples) for clip in clips) / RATE_HZ / 60
     found: dict[str, Any] = {"clips": len(clips), "minutes": round(minutes, 2)}
     for who, listen in listeners.items():
         began = time.process_time()
         heard = [listen(clip.samples) for clip in clips]
         cpu_s = time.process_time() - began
-        found[who] = {**_scored(clips, heard, by_minute), "cpu_s_per_minute": round(cpu_s / minutes, 2)}
+        found[who] = {**_scored(clips, heard, over_time), "cpu_s_per_minute": round(cpu_s / minutes, 2)}
         if who == OURS and len(clips) > 1:
             found[CONTROL] = _scored(clips, heard[1:] + heard[:1], False)
     return found
 
 
-def _scored(clips: Sequence[Spoken], heard: Sequence[Timed], by_minute: bool) -> dict[str, Any]:
+def _scored(clips: Sequence[Spoken], heard: Sequence[Timed], over_time: bool) -> dict[str, Any]:
     wrong, words, errors = 0, 0, []
     for clip, said in zip(clips, heard, strict=True):
         reference = plain(clip.text)
@@ -139,10 +159,11 @@ def _scored(clips: Sequence[Spoken], heard: Sequence[Timed], by_minute: bool) ->
     if errors:
         scored["starts"] = _rounded(summary([error for _, _, error in errors]))
         scored["errors_s"] = sorted(round(abs(error), 3) for _, _, error in errors)
-    if by_minute and errors:
+    if over_time and errors:
         last_s = max(at for _, at, _ in errors)
-        scored["first minute"] = _rounded(summary([error for _, at, error in errors if at < 60]))
-        scored["last minute"] = _rounded(summary([error for _, at, error in errors if at > last_s - 60]))
+        scored["first two minutes"] = _rounded(summary([error for _, at, error in errors if at < _EDGE_S]))
+        scored["last two minutes"] = _rounded(summary([error for _, at, error in errors if at >= last_s - _EDGE_S]))
+        scored["over_time"] = [(round(at, 2), round(error, 3)) for _, at, error in errors]
     return scored
 
 
@@ -161,82 +182,3 @@ def _false_words(sounds: Iterable[tuple[str, np.ndarray]], listen: Listen) -> di
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in values.items()}
-
-
-# --- results --------------------------------------------------------------------------------------------------
-
-
-def _save(report: dict[str, Any], folder: Path | None) -> None:
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "text.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "text.md").write_text(_markdown(report), encoding="utf-8")
-    _draw(report, folder / "text.png")
-
-
-def _markdown(report: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {found}" for name, found in report["versions"].items())
-    lines = [
-        "# How well speech is written down",
-        "",
-        f"{report['machine']}; {versions}; tiny.en in int8 on one core. Made by `omniloom bench text`.",
-        "",
-        "| sound | minutes | who | WER | word starts: median | within .12 s | within .25 s | 90 % | CPU-s a minute |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, found in report["spoken"].items():
-        for who in (OURS, AS_IT_COMES, CONTROL):
-            if who not in found:
-                continue
-            row = found[who]
-            lines.append(as_row([name, found["minutes"], who, f"{row['wer']:.3f}", *_starts(row.get("starts")),
-                                 row.get("cpu_s_per_minute", "")]))  # fmt: skip
-    for name, found in report["spoken"].items():
-        if "first minute" in found.get(OURS, {}):
-            lines += ["", f"## {name}: the first and the last minute", ""]
-            lines += ["| who | minute | median | within .12 s | within .25 s | 90 % |", "|---|---|---:|---:|---:|---:|"]
-            for who in (OURS, AS_IT_COMES):
-                lines += [as_row([who, at, *_starts(found[who][f"{at} minute"])]) for at in ("first", "last")]
-    lines += ["", "## Words where nobody says any", "", "| sound | minutes | who | sounds | with words | words |"]
-    lines += ["|---|---:|---|---:|---:|---:|"]
-    for kind, found in report["wordless"].items():
-        for who, row in found.items():
-            lines.append(as_row([kind, row["minutes"], who, row["sounds"], row["with_words"], row["false_words"]]))
-    if report["missing"]:
-        lines += ["", f"Not measured, since it is not installed: {', '.join(report['missing'])}."]
-    return "\n".join([*lines, ""])
-
-
-def _starts(row: Mapping[str, float] | None) -> list[str]:
-    if not row or not row["words"]:
-        return [""] * 4
-    within = [f"{100 * row[name]:.0f} %" for name in ("within_120ms", "within_250ms")]
-    return [f"{row['median_s']:.3f} s", *within, f"{row['p90_s']:.2f} s"]
-
-
-def _draw(report: Mapping[str, Any], path: Path) -> None:
-    """Share of words that begin within so many seconds of the truth, a panel a kind of sound."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    timed = {name: found for name, found in report["spoken"].items() if "errors_s" in found.get(OURS, {})}
-    if not timed:
-        return
-    figure = Figure(figsize=(4.2 * len(timed), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(timed), squeeze=False, sharey=True)[0]
-    for panel, (name, found) in zip(panels, timed.items(), strict=True):
-        for who, colour in ((OURS, "#1f6feb"), (AS_IT_COMES, "#d9822b")):
-            errors = found[who].get("errors_s", [])
-            if errors:
-                middle = statistics.median(errors)
-                panel.plot(
-                    errors, np.arange(1, len(errors) + 1) / len(errors), color=colour, label=f"{who}: {middle:.3f} s"
-                )
-        panel.axvline(0.25, color="#c0c0c0", linewidth=0.8, zorder=0)
-        panel.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="seconds from the truth", title=name)
-        panel.legend(frameon=False, fontsize=8, loc="lower right")
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("share of words that begin within")
-    figure.savefig(path, dpi=100)

@@ -60,10 +60,11 @@ def librivox() -> list[Spoken]:
 
 
 def prompts(half: Half = "all", least_words: int = 5) -> list[Spoken]:
-    """What a telephone exchange says: sentences by one woman, 8 kHz."""
+    """What a telephone exchange says: sentences by one woman, 8 kHz. Remarks in brackets are not said."""
     found: list[Spoken] = []
     for line in _text(_root() / _PROMPT_TEXTS).splitlines():
         name, _, text = line.partition(": ")
+        text = re.sub(r"\(.*?\)", "", text).strip()
         path = _root() / _PROMPTS / f"{name}.wav"
         if line.startswith(";") or "[" in text or len(text.split()) < least_words or not path.is_file():
             continue
@@ -183,20 +184,27 @@ def speak(text: str, speed: float = 1.0) -> tuple[np.ndarray, list[float]] | Non
     The network rounds each phoneme to steps of 25 ms; those durations are read out of it.
     """
     voice, durations = _voice()
-    spoken = voice.phonemize(text)
-    if len(spoken) != 1 or len(groups := spoken[0].split(" ")) != len(text.split()):
+    phonemes = _phonemes(text)
+    if phonemes is None:
         return None
-    ids = np.asarray([voice.ids(spoken[0])], np.int64)
-    if ids.shape[1] != len(spoken[0]) + 2:
-        return None
+    ids = np.asarray([voice.ids(phonemes)], np.int64)
     steps = durations.run([_DURATIONS], {"ids": ids, "speed": np.asarray([speed], np.float32)})[0].ravel()
-    samples = voice.from_phonemes(spoken[0], speed, seed=0)
+    samples = voice.from_phonemes(phonemes, speed, seed=0)
     begins = np.concatenate([[0.0], np.cumsum(steps)]) / steps.sum() * len(samples) / _VOICE_HZ
     at, starts = 1, []
-    for group in groups:
+    for group in phonemes.split(" "):
         starts.append(float(begins[at]))
         at += len(group) + 1
     return samples, starts
+
+
+def _phonemes(text: str) -> str | None:
+    """A group of phonemes a word, parted by spaces; None where the voice reads the text otherwise."""
+    voice, _ = _voice()
+    spoken = voice.phonemize(text)
+    if len(spoken) != 1 or len(spoken[0].split(" ")) != len(text.split()):
+        return None
+    return spoken[0] if len(voice.ids(spoken[0])) == len(spoken[0]) + 2 else None
 
 
 _VOICE_HZ = 24_000
@@ -259,7 +267,7 @@ def _sentences(half: Half) -> list[str]:
     told = {said for index in range(600) if (said := sentence(compose(1, "test", index)))}
     told |= {part for prompt in _written() for part in re.split(r"(?<=[.?!]) +", prompt) if len(part.split()) >= 5}
     usable = [text for text in sorted(told) if half_of(text) == half and text[-1] in ".?!"]
-    return [text for text in usable if speak(text) is not None]
+    return [text for text in usable if _phonemes(text) is not None]
 
 
 def _written() -> Iterator[str]:
