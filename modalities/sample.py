@@ -94,5 +94,9 @@ class Rejected(Exception):  # noqa: N818, it is an outcome rather than an error
         self.detail = detail
 
 
+class LeftOut(Rejected):
+    """Raised by a modality that does not believe what it found: the clip stays without it, and its facts say why."""
+
+
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -3,6 +3,9 @@
 Whisper hears the whole source before it is cut, and a clip gets the words whose middle lies in it: names and sentence
 ends need what comes before and after, and a window of 30 s costs the same however little of it a clip fills.
 
+Speech that Whisper heard but is not believed about is named as doubted. A clip of which nothing else is left has no
+transcript, and its `transcript_left_out` (in a column: its `reason`) says so; without that, nobody speaks in it.
+
 Exact: `read` returns what was written; times are kept to the millisecond, in seconds from the clip's start, and lie
 within the clip.
 """
@@ -20,7 +23,7 @@ from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, ModelR
 from omniloom.modalities.base import all_facts as narrow
 from omniloom.modalities.base import whole_member as pieces
 from omniloom.modalities.models import whisper
-from omniloom.modalities.sample import NS_PER_S, Fact, Part
+from omniloom.modalities.sample import NS_PER_S, Fact, LeftOut, Part
 
 __all__ = ["narrow", "pieces"]
 
@@ -48,6 +51,16 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Speech whose words are not known; seconds from the clip's start."""
+
+    start: float
+    end: float
+    why: str
+    """Such as "unlikely words" or "one phrase over and over"."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """All that is said in a clip; `language` is a code such as "en"."""
 
@@ -55,6 +68,12 @@ class Transcript:
     segments: tuple[Segment, ...]
     language_probability: float = 1.0
     """How sure a multilingual model was, in [0, 1]; 1 if it was told or knows no other."""
+    doubted: tuple[Doubt, ...] = ()
+
+    @property
+    def doubted_s(self) -> float:
+        """Seconds of speech whose words are not known."""
+        return round(sum(doubt.end - doubt.start for doubt in self.doubted), 3)
 
     @property
     def confidence(self) -> float:
@@ -77,6 +96,7 @@ facts: Mapping[str, FactType] = {
     "confidence": "double",
     "num_segments": "int64",
     "num_words": "int64",
+    "doubted_s": "double",
 }
 stem = Stem("text")
 
@@ -115,7 +135,10 @@ def listen(block: SoundBlock, config: Config, ask: Ask) -> Transcript | None:
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
-    """The transcript; None for a clip without sound, or in which nobody speaks."""
+    """The transcript; None for a clip without sound, or in which nobody speaks.
+
+    Raises LeftOut if all that is said is in doubt.
+    """
     if footage.audio is None or not len(footage.audio.samples):
         return None
     heard: Sequence[Transcript] | None = footage.heard
@@ -125,6 +148,9 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     transcript = _within(heard, footage.clip.start_ns / NS_PER_S, footage.clip.duration_ns / NS_PER_S)
     if transcript is None:
         return None
+    if not transcript.segments:
+        reasons = ", ".join(dict.fromkeys(doubt.why for doubt in transcript.doubted))
+        raise LeftOut("extract", "speech-in-doubt", f"{transcript.doubted_s:g} s: {reasons}")
     (ref,) = models(config)
     model, revision = whisper.describe(ref)
     return Made(transcript, model, revision)
@@ -132,14 +158,16 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
 
 def encode(value: Transcript) -> Part:
     """JSON, the shape that Whisper's users know."""
+    written = {name: found for name, found in asdict(value).items() if found or name != "doubted"}
     return Part(
-        codecs.encode_json(asdict(value)),
+        codecs.encode_json(written),
         {
             "language": value.language,
             "language_probability": value.language_probability,
             "confidence": value.confidence,
             "num_segments": len(value.segments),
             "num_words": sum(len(segment.words) for segment in value.segments),
+            "doubted_s": value.doubted_s,
         },
     )
 
@@ -151,7 +179,8 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Transcript:
             Segment(s["start"], s["end"], s["text"], tuple(Word(**word) for word in s["words"]))
             for s in pieces[0]["segments"]
         ]
-        return Transcript(pieces[0]["language"], tuple(segments), pieces[0].get("language_probability", 1.0))
+        doubted = tuple(Doubt(**doubt) for doubt in pieces[0].get("doubted", ()))
+        return Transcript(pieces[0]["language"], tuple(segments), pieces[0].get("language_probability", 1.0), doubted)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"damaged transcript: {error!r}") from error
 
@@ -162,10 +191,11 @@ def tensor(value: Transcript, window: Window) -> str:
 
 
 def example(rng: np.random.Generator) -> Transcript:
-    """One sentence in two segments."""
+    """One sentence in two segments, and a third that was not understood."""
     start = round(float(rng.uniform(0, 1)), 3)
     words = (Word(" Hello", start, start + 0.5, 0.9), Word(" Grüße.", start + 0.5, start + 1, 0.75))
-    return Transcript("en", (Segment(start, start + 1, "Hello Grüße.", words), Segment(start + 2, start + 3, "Yes.")))
+    segments = (Segment(start, start + 1, "Hello Grüße.", words), Segment(start + 2, start + 3, "Yes."))
+    return Transcript("en", segments, doubted=(Doubt(start + 3, start + 3.5, "unlikely words"),))
 
 
 def _plain(heard: Mapping[str, Any]) -> Transcript:
@@ -177,7 +207,8 @@ def _plain(heard: Mapping[str, Any]) -> Transcript:
             for word in said["words"]
         )
         segments.append(Segment(float(said["start"]), float(said["end"]), said["text"].strip(), words))
-    return Transcript(heard["language"], tuple(segments), float(heard.get("language_probability", 1.0)))
+    doubted = tuple(Doubt(float(one["start"]), float(one["end"]), one["why"]) for one in heard.get("doubted", ()))
+    return Transcript(heard["language"], tuple(segments), float(heard.get("language_probability", 1.0)), doubted)
 
 
 def _shifted(value: Transcript, seconds: float) -> Transcript:
@@ -193,11 +224,12 @@ def _shifted(value: Transcript, seconds: float) -> Transcript:
             for said in value.segments
         ),
         value.language_probability,
+        tuple(replace(doubt, start=doubt.start + seconds, end=doubt.end + seconds) for doubt in value.doubted),
     )
 
 
 def _within(heard: Sequence[Transcript], start_s: float, duration_s: float) -> Transcript | None:
-    """What is said between the clip's edges, from the clip's start, to the millisecond; None if nothing is."""
+    """What is said or doubted between the clip's edges, from its start, to the millisecond; None if nothing is."""
 
     def moment(seconds: float, earliest: float) -> float:
         return min(round(max(seconds - start_s, earliest), 3), last_ms / 1000)
@@ -213,4 +245,11 @@ def _within(heard: Sequence[Transcript], start_s: float, duration_s: float) -> T
         if words:
             text = "".join(word.word for word in words).strip()
             segments.append(Segment(words[0].start, words[-1].end, text, tuple(words)))
-    return Transcript(heard[0].language, tuple(segments), heard[0].language_probability) if segments else None
+    doubted: list[Doubt] = []
+    for doubt in (doubt for transcript in heard for doubt in transcript.doubted):
+        start, end = moment(doubt.start, 0.0), moment(doubt.end, 0.0)
+        if start < end:
+            doubted.append(Doubt(start, end, doubt.why))
+    if not segments and not doubted:
+        return None
+    return Transcript(heard[0].language, tuple(segments), heard[0].language_probability, tuple(doubted))

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from omniloom.modalities.base import Ask, Footage, Modality
-from omniloom.modalities.sample import Drop, Fact, Part, Rejected, Sample, SourceId
+from omniloom.modalities.base import Ask, Footage, Frames, Modality
+from omniloom.modalities.cameras import with_camera
+from omniloom.modalities.sample import Drop, Fact, LeftOut, Part, Rejected, Sample, SourceId
 from omniloom.pipeline.gather import Gathered, gather
 from omniloom.pipeline.probe import say
 from omniloom.pipeline.recipe import reads
@@ -79,24 +80,27 @@ class _Weaver:
         values: dict[str, Any] = {}
         also: dict[str, Any] = {}
         parts: dict[str, Part] = {}
-        clip = gathered.clip
+        clip, frames = gathered.clip, self._frames(gathered)
         heard = gathered.listener.heard(clip.start_ns, clip.end_ns)
         facts: dict[str, Fact] = {**gathered.facts, "split": self._split, "language": None}
         for name, modality in self._modalities.items():
             footage = Footage(
                 clip=gathered.clip,
                 path=self._source.path,
-                frames=gathered.frames,
+                frames=frames,
                 audio=gathered.audio,
                 recorded=recorded,
                 subtitles=gathered.cues,
                 row=self._source.row,
-                tags=gathered.tags,
                 heard=heard.get(name),
                 made={name: values[name] for name in reads(modality) if name in values},
                 also=also,
             )
-            made = modality.extract(footage, self._recipe.sections[name], self._ask)
+            try:
+                made = modality.extract(footage, self._recipe.sections[name], self._ask)
+            except LeftOut as left_out:
+                facts[f"{name}_left_out"] = f"{left_out.reason}, {left_out.detail}"
+                continue
             if made is None:
                 continue
             values[name] = made.value
@@ -124,6 +128,15 @@ class _Weaver:
             facts=facts,
             signals=signals,
         )
+
+    def _frames(self, gathered: Gathered) -> Frames | None:
+        """The sampled frames, and what is known of their camera."""
+        if gathered.frames is None or not len(gathered.frames.rgb):
+            return gathered.frames
+        try:
+            return with_camera(gathered.frames, self._source.path, gathered.tags, gathered.clip.start_ns)
+        except (ValueError, OSError) as error:
+            raise Rejected("extract", "bad-camera-file", str(error)) from error
 
     def _signals(self, gathered: Gathered) -> dict[str, Fact]:
         clip, heard = gathered.clip, gathered.heard

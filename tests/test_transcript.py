@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import wave
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from omniloom import open_corpus
 from omniloom.modalities import Clip, transcript
-from omniloom.modalities.base import Footage, Made, Waveform
+from omniloom.modalities.base import Footage, Made, SoundBlock, Waveform
 from omniloom.modalities.models import ask_here, whisper
+from omniloom.modalities.sample import LeftOut
+from omniloom.pipeline.generate import generate
+from omniloom.pipeline.jobs import build
+from omniloom.recipes.config import build_recipe
 
 NASA = Path(__file__).parents[2] / "shared/data/nasa_13013.mp4"
 SECONDS = np.arange(8 * 16_000) / 16_000
@@ -160,7 +169,58 @@ def test_inventions_of_random_weights_are_not_believed(narration: np.ndarray, tm
     torch.manual_seed(0)
     weights = {"dims": dataclasses.asdict(sizes), "model_state_dict": openai.model.Whisper(sizes).state_dict()}
     torch.save(weights, tmp_path / "random.pt")
-    assert heard(narration[: 4 * 16_000], engine="openai-whisper", model=str(tmp_path / "random.pt"), beam=1) is None
+    with pytest.raises(LeftOut, match=r"speech-in-doubt: \d"):
+        heard(narration[: 4 * 16_000], engine="openai-whisper", model=str(tmp_path / "random.pt"), beam=1)
+
+
+def doubting(start_s: float, end_s: float, *said: tuple[str, float, float]) -> Callable[..., dict[str, Any]]:
+    """What Whisper answers that believes these words and no others between start and end."""
+    words = [{"word": word, "start": start, "end": end, "probability": 0.9} for word, start, end in said]
+    segments = [{"start": words[0]["start"], "end": words[-1]["end"], "text": "", "words": words}] if words else []
+    doubted = [{"start": start_s, "end": end_s, "why": "unlikely words"}]
+    return lambda *_: {"language": "en", "segments": segments, "doubted": doubted}
+
+
+def test_what_is_doubted_is_cut_and_moved_with_the_clip_and_counted() -> None:
+    clip = Clip("0" * 64, 12_000_000_000, 15_000_000_000)
+    block = SoundBlock(10_000_000_000, np.zeros(9 * 16_000, np.int16))
+    said = transcript.listen(block, transcript.Config(), doubting(1.0, 3.5, (" Yes.", 4.0, 4.5)))
+    footage = Footage(clip, "x.mp4", None, Waveform(np.zeros(3 * 16_000, np.int16)), heard=[said])
+    made = transcript.extract(footage, transcript.Config(), lambda *_: pytest.fail("asked"))
+    assert made is not None
+    assert made.value.doubted == (transcript.Doubt(0.0, 1.5, "unlikely words"),)
+    assert [segment.text for segment in made.value.segments] == ["Yes."]
+    assert transcript.encode(made.value).facts["doubted_s"] == 1.5
+
+
+def test_a_clip_of_which_all_is_doubted_has_no_transcript_and_its_sidecar_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with wave.open(str(tmp_path / "mumble.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((9000 * np.sin(2 * np.pi * 440 * SECONDS)).astype("<i2").tobytes())
+    listen = transcript.listen
+    monkeypatch.setattr(transcript, "listen", lambda block, config, _: listen(block, config, doubting(1.0, 3.5)))
+    sound = ["require=[audio]", "clips.audio_only=true"]
+    heard_too = build_recipe(None, ["modalities=[audio,transcript]", *sound])
+    build(heard_too, [str(tmp_path / "mumble.wav")], tmp_path / "built", workers=0)
+    (row,) = open_corpus(tmp_path / "built").table().to_pylist()
+    assert row["transcript"] is None
+    assert row["audio"] is not None
+    assert json.loads(row["facts"])["transcript_left_out"] == "speech-in-doubt, 2.5 s: unlikely words"
+
+    mute = build_recipe(None, ["modalities=[audio]", *sound])
+    build(mute, [str(tmp_path / "mumble.wav")], tmp_path / "later", workers=0)
+    (report,) = generate(tmp_path / "later", ["transcript"], {}, workers=0)
+    assert report.dropped == {"speech-in-doubt": 1}
+    (row,) = pq.read_table(tmp_path / "later/columns/transcript/000000.parquet").to_pylist()
+    assert [row[name] for name in ("transcript", "reason", "detail")] == [
+        None,
+        "speech-in-doubt",
+        "2.5 s: unlikely words",
+    ]
 
 
 def test_words_said_minutes_apart_are_as_exact_at_the_end_and_none_is_lost_or_doubled(narration: np.ndarray) -> None:

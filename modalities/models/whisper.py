@@ -1,7 +1,8 @@
 """Speech to words: Whisper by either of two engines, behind a gate that lets only speech through.
 
 A loaded model takes (samples int16 (N,), sample rate) and gives {"language", "language_probability", "segments":
-[{start, end, text, words: [{word, start, end, probability}]}]} in seconds, or None where nothing is said.
+[{start, end, text, words: [{word, start, end, probability}]}], "doubted": [{start, end, why}]} in seconds, or None
+where nobody speaks. What is doubted sounds like speech, but what Whisper made of it is not believed.
 Whisper: arXiv 2212.04356. The gate is Silero's voice detector, which faster-whisper carries.
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 from omniloom.modalities.base import ModelRef
 from omniloom.modalities.models import vad
 from omniloom.modalities.models.whisper_engines import Engine, FasterWhisper, Heard, OpenAIWhisper
-from omniloom.modalities.models.windows import Window, windows
+from omniloom.modalities.models.windows import Region, Window, windows
 from omniloom.modalities.models.word_times import TimedWord, place, unsaid
 
 GPUS = 0.25
@@ -103,10 +104,13 @@ def load(ref: ModelRef) -> Callable[[np.ndarray, int], dict[str, Any] | None]:
             return None
         sound = samples.astype(np.float32) / np.float32(32768)
         language, sure = _language(engine, found, sound, _option(ref, "language"))
-        words = _hear(engine, found, sound, language)
-        if not words:
-            return None
-        return {"language": language, "language_probability": sure, "segments": _segments(words)}
+        words, doubted = _hear(engine, found, sound, language)
+        return {
+            "language": language,
+            "language_probability": sure,
+            "segments": _segments(words),
+            "doubted": [{"start": start, "end": end, "why": why} for (start, end), why in doubted],
+        }
 
     return answer
 
@@ -127,17 +131,25 @@ def _language(engine: Engine, found: Sequence[Window], sound: np.ndarray, asked:
     return best, round(total[best] / float(weights.sum()), 4)
 
 
-def _hear(engine: Engine, found: Sequence[Window], sound: np.ndarray, language: str) -> list[TimedWord]:
-    """All words, in order. What is not believed is heard once more in two halves, what was passed over on its own."""
+def _hear(
+    engine: Engine, found: Sequence[Window], sound: np.ndarray, language: str
+) -> tuple[list[TimedWord], list[tuple[Region, str]]]:
+    """All words, in order, and where speech was given up, with why.
+
+    What is not believed is heard once more in two halves, what was passed over on its own.
+    """
     words: list[TimedWord] = []
+    doubted: list[tuple[Region, str]] = []
     waiting = [(window, _TRIES) for window in found]
     while waiting:
         asked, waiting = waiting[: engine.batch], waiting[engine.batch :]
         answers = engine.hear([window.samples(sound) for window, _ in asked], language)
         again: list[tuple[Window, int]] = []
         for (window, tries), heard in zip(asked, answers, strict=True):
-            if not _believable(heard):
-                again += [(half, tries - 1) for half in window.halves() or ()] if tries else []
+            if why := _doubt(heard):
+                halves = (window.halves() if tries else None) or ()
+                again += [(half, tries - 1) for half in halves]
+                doubted += [] if halves else [(island, why) for island in window.islands]
                 continue
             timed = [
                 replace(word, start=window.moment(word.start), end=window.moment(word.end)) for word in heard.words
@@ -147,14 +159,19 @@ def _hear(engine: Engine, found: Sequence[Window], sound: np.ndarray, language: 
             if tries:
                 again += [(window.only(missed), 0) for missed in unsaid(placed, window.islands)]
         waiting = again + waiting
-    return sorted(words, key=lambda word: word.start)
+    return sorted(words, key=lambda word: word.start), sorted(doubted)
 
 
-def _believable(heard: Heard) -> bool:
-    """Whisper's own measures of a text it made up: unlikely words, one phrase over and over, no voice."""
-    if not heard.words or _compression(heard.text) > _MAX_COMPRESSION or heard.avg_logprob < _MIN_AVG_LOGPROB:
-        return False
-    return heard.no_speech_prob <= _MAX_NO_SPEECH or heard.avg_logprob > _MIN_AVG_LOGPROB / 2
+def _doubt(heard: Heard) -> str:
+    """Why a text seems made up, by Whisper's own measures; "" for one that is believed."""
+    if not heard.words:
+        return "no words"
+    if _compression(heard.text) > _MAX_COMPRESSION:
+        return "one phrase over and over"
+    if heard.avg_logprob < _MIN_AVG_LOGPROB:
+        return "unlikely words"
+    no_voice = heard.no_speech_prob > _MAX_NO_SPEECH and heard.avg_logprob <= _MIN_AVG_LOGPROB / 2
+    return "no voice" if no_voice else ""
 
 
 def _segments(words: Sequence[TimedWord]) -> list[dict[str, Any]]:
