@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from omniloom.modalities import codecs
 from omniloom.recipes.world.render import exact_depth_m
 from omniloom.recipes.world.scene import compose
 
@@ -80,6 +81,10 @@ def median(run: Callable[[], object]) -> float:
     return statistics.median(seconds)
 
 
+def _ours() -> Codec:
+    return codecs.encode_png, lambda data, _: codecs.decode("png", data)
+
+
 def _png(level: int) -> Codec:
     def encode(depth: np.ndarray) -> bytes:
         out = io.BytesIO()
@@ -113,7 +118,9 @@ def _zlib() -> Codec:
 
 
 CODECS: dict[str, Codec] = {
+    "PNG 16, ours": _ours(),
     "PNG 16, level 1": _png(1),
+    "PNG 16, level 3": _png(3),
     "PNG 16, level 6": _png(6),
     "PNG 16, level 9": _png(9),
     "JPEG 2000, lossless": _jpeg2000(),

@@ -29,18 +29,38 @@ Codec = Literal["jpeg", "png", "flac", "npy", "json", "mp4"]
 # --- extraction: what a modality sees of a clip ---------------------------------------------------------------
 
 
+KSource = Literal["given", "metadata", "estimated", "assumed"]
+"""Who says what the intrinsics are: files beside the video, its container, a network, nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCamera:
+    """What is known of the camera behind sampled frames."""
+
+    k: np.ndarray
+    """float64 (3, 3): intrinsics of the frames' pixels."""
+    k_source: KSource
+    poses: np.ndarray | None = None
+    """float64 (T, 4, 4), camera to world in metres, zeros where unknown; None where nobody knows any."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frames:
     """Frames sampled from a clip: rgb uint8 (T, H, W, 3); pts_ns int64 (T,), from the clip's start."""
 
     rgb: np.ndarray
     pts_ns: np.ndarray
+    camera: FrameCamera | None = None
+    """What took them, where somebody knows."""
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 4 or self.rgb.shape[3] != 3 or self.rgb.dtype != np.uint8:
             raise ValueError(f"frames are uint8 (T, H, W, 3), got {self.rgb.dtype} {self.rgb.shape}")
         if self.pts_ns.shape != (len(self.rgb),):
             raise ValueError(f"one pts a frame, got {self.pts_ns.shape = } for {len(self.rgb)} frames")
+        poses = self.camera.poses if self.camera else None
+        if poses is not None and poses.shape != (len(self.rgb), 4, 4):
+            raise ValueError(f"one pose a frame, got {poses.shape} for {len(self.rgb)} frames")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +102,6 @@ class Footage:
     """Cues of the subtitle streams inside the file that overlap the clip."""
     row: Mapping[str, str] = field(default_factory=dict[str, str])
     """The source's row of the source list (caption, split, ...), when there was a list."""
-    tags: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What the source's container says of itself, names in lower case: the lens, the maker, ... Never to be trusted."""
     heard: Any = None
     """What the modality's own `listen` made of the blocks that the clip lies in; None where it has no `listen`."""
     made: Mapping[str, Any] = field(default_factory=dict[str, Any])

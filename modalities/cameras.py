@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from omniloom.modalities import geometry
-from omniloom.modalities.base import Footage
-
-KSource = Literal["given", "metadata", "estimated", "assumed"]
+from omniloom.modalities.base import FrameCamera, Frames
 
 MATCH_NS = 20_000_000
 """A pose, or a depth frame, belongs to a picture shown within half a frame of 25 a second of it."""
@@ -111,18 +109,39 @@ def _read(name: str, modified_ns: int) -> Camera | None:
     return Camera(k, size, pts_ns, poses)
 
 
-def stated_intrinsics(
-    footage: Footage, camera: Camera | None, width: int, height: int
-) -> tuple[np.ndarray, KSource] | None:
-    """K of pictures of that size as somebody states it, beside the video or in its container; None if nobody does."""
-    if camera is not None:
-        return camera.intrinsics(width, height), "given"
-    focal_mm = focal_35mm(footage.tags)
+def with_camera(frames: Frames, video: str, tags: Mapping[str, str], start_ns: int) -> Frames:
+    """The frames with what is stated of the camera that took them, beside the video or by its container's `tags`.
+
+    start_ns: of the clip, on the video's presentation clock. Raises ValueError for a camera file that cannot be read
+    or is of another picture.
+    """
+    beside = camera_beside(video)
+    height, width = frames.rgb.shape[1:3]
+    if beside is not None:
+        poses = beside.poses_at(frames.pts_ns + start_ns)
+        return replace(frames, camera=FrameCamera(beside.intrinsics(width, height), "given", poses))
+    focal_mm = focal_35mm(tags)
     if focal_mm is None:
-        return None
+        return frames
     # Equal by the diagonal, as CIPA and Exif have it.
     focal = focal_mm / _DIAGONAL_35MM * math.hypot(width, height)
-    return geometry.intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2), "metadata"
+    k = geometry.intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2)
+    return replace(frames, camera=FrameCamera(k, "metadata"))
+
+
+def flat_poses(poses: np.ndarray | None) -> list[float]:
+    """12 numbers a frame, the upper three rows, for a sidecar; none where no pose is known."""
+    return [] if poses is None else [float(x) for x in poses[:, :3].ravel()]
+
+
+def poses_of(flat: Sequence[float]) -> np.ndarray | None:
+    """float64 (T, 4, 4) of what `flat_poses` gave."""
+    if not len(flat):
+        return None
+    poses = np.zeros((len(flat) // 12, 4, 4))
+    poses[:, :3] = np.reshape(flat, (-1, 3, 4))
+    poses[:, 3, 3] = poses[:, :3].any(axis=(1, 2))
+    return poses
 
 
 def focal_35mm(tags: Mapping[str, str]) -> float | None:

@@ -15,6 +15,7 @@ import io
 import json
 import math
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ JPEG_QUALITY = 90
 """Measured on real frames: visually clean, and 4:2:0 as the sources themselves are."""
 
 _MAX_PIXELS = 256_000_000
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_GRAY, _PNG_COLOUR, _FILTER_UP = 0, 2, 2
 BITEXACT = {"fflags": "+bitexact"}
 """Container option: no time stamps, no library versions in the file."""
 
@@ -66,19 +69,29 @@ def encode_jpeg(rgb: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """Lossless PNG of uint8 (H, W, 3) colour or uint16 (H, W) gray."""
-    from PIL import Image
+    """Lossless PNG (W3C PNG, third edition) of uint8 (H, W, 3) colour or uint16 (H, W) gray.
+
+    Each row is stored as its difference from the one above. zlib takes five times as long for the same bytes of depth,
+    which was more than all else of a generated column but its network; libdeflate's are the same on every machine.
+    """
+    import deflate
 
     colour = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
     gray16 = array.ndim == 2 and array.dtype == np.uint16
     if not (colour or gray16):
         raise ValueError(f"a PNG holds uint8 (H, W, 3) or uint16 (H, W) here, got {array.dtype} {array.shape}")
-    out = io.BytesIO()
-    # Level 3 writes 3-5 x faster than 6 for some 5 % more bytes, and reads no slower. Normals repeat little but their
-    # neighbour: looking for runs only takes half the time and 14 % less room; a ramp of depth would grow 19 x by it.
-    how = {"compress_type": zlib.Z_RLE} if colour else {"compress_level": 3}
-    Image.fromarray(np.ascontiguousarray(array)).save(out, "PNG", **how)
-    return out.getvalue()
+    height, width = array.shape[:2]
+    rows = np.ascontiguousarray(array if colour else array.astype(">u2")).view(np.uint8).reshape(height, -1)
+    lines = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    lines[:, 0] = _FILTER_UP
+    lines[:1, 1:] = rows[:1]
+    np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    bits, kind = (8, _PNG_COLOUR) if colour else (16, _PNG_GRAY)
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", deflate.zlib_compress(lines.ravel(), 1)), (b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:

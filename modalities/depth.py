@@ -14,10 +14,22 @@ from typing import Any, cast
 import numpy as np
 
 from omniloom.modalities import alignment, codecs, geometry, metres
-from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window, unstack
+from omniloom.modalities.base import (
+    Ask,
+    Codec,
+    FactType,
+    Footage,
+    Frames,
+    KSource,
+    Made,
+    ModelRef,
+    Stem,
+    Window,
+    unstack,
+)
 from omniloom.modalities.base import narrow_stack as narrow
 from omniloom.modalities.base import whole_member as pieces
-from omniloom.modalities.cameras import Camera, KSource, camera_beside, stated_intrinsics
+from omniloom.modalities.cameras import flat_poses, poses_of
 from omniloom.modalities.models import depth_given, family_of
 from omniloom.modalities.models.estimate import Estimate, Kind
 from omniloom.modalities.sample import Fact, Part, Rejected
@@ -125,26 +137,23 @@ def network(name: str, fov_deg: float = 60.0) -> ModelRef:
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     """Depth of the sampled frames; None if none is given for any of them, or there are no frames.
 
-    Raises Rejected "bad-depth-file" for depth or intrinsics beside the video that cannot be read or do not fit it.
+    Raises Rejected "bad-depth-file" for depth beside the video that cannot be read or does not fit it.
     """
     frames = footage.frames
     if frames is None or not len(frames.rgb):
         return None
-    height, width = frames.rgb.shape[1:3]
     try:
-        camera = camera_beside(footage.path)
-        stated = stated_intrinsics(footage, camera, width, height)
         given = depth_given.depth_beside(footage.path) if _wants_given(config) else None
-        measured = _given(footage, frames, given, camera, config) if given else None
+        measured = _given(footage, frames, given, config) if given else None
     except (ValueError, OSError) as error:
         raise Rejected("extract", "bad-depth-file", str(error)) from error
     if config.model == "given" or (config.prefer_given and measured is not None):
         return None if measured is None else Made(measured, model="given")
     (ref,) = models(config)
-    estimate: Estimate = ask(ref, frames.rgb, None if stated is None else stated[0])
+    estimate: Estimate = ask(ref, frames.rgb, frames.camera.k if frames.camera else None)
     made = family_of(ref).describe(ref)
     also = {} if estimate.normals is None else {"normal": Made(estimate.normals, *made)}
-    return Made(_estimated(estimate, footage, frames, stated, camera, measured, config), *made, also=also)
+    return Made(_estimated(estimate, frames, measured, config), *made, also=also)
 
 
 def encode(value: Depth) -> Part:
@@ -152,8 +161,11 @@ def encode(value: Depth) -> Part:
     known = np.isfinite(value.z)
     scale, shift = _quantiser(value, known)
     num_frames, height, width = value.z.shape
-    codes = np.zeros(value.z.shape, np.uint16)
-    codes[known] = np.clip(np.rint((value.z[known].astype(np.float64) - shift) / scale), 1, _CODES)
+    codes = np.empty(value.z.shape, np.uint16)
+    for frame, is_known, shown in zip(value.z, known, codes, strict=True):  # a frame fits in the processor's cache
+        exact_codes = (np.where(is_known, frame, shift).astype(np.float64) - shift) / scale
+        shown[:] = np.clip(np.rint(exact_codes), 1, _CODES)
+        shown[~is_known] = 0
     exact = value.step_m > 0 and scale == value.step_m
     return Part(
         codecs.encode_png(codes.reshape(num_frames * height, width)),
@@ -173,7 +185,7 @@ def encode(value: Depth) -> Part:
             "cy": float(value.k[1, 2]),
             "intrinsics": value.k_source,
             "converted": value.converted,
-            "poses": [] if value.poses is None else [float(x) for x in value.poses[:, :3].ravel()],
+            "poses": flat_poses(value.poses),
             "groups": [] if value.groups is None else [int(group) for group in value.groups],
         },
     )
@@ -194,8 +206,8 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Depth:
         cast(KSource, facts["intrinsics"]),
         cast(float, facts["step_m"]),
         str(facts["converted"]),
-        _poses(np.array(facts.get("poses") or [], np.float64), cast("list[int] | None", facts.get("shown"))),
-        _groups(np.array(facts.get("groups") or [], np.int64), cast("list[int] | None", facts.get("shown"))),
+        _shown(poses_of(cast("list[float]", facts.get("poses") or [])), facts),
+        _shown(np.array(facts["groups"], np.int64) if facts.get("groups") else None, facts),
     )
 
 
@@ -255,7 +267,8 @@ def _quantiser(value: Depth, known: np.ndarray) -> tuple[float, float]:
     """(scale, shift) of value = shift + code x scale, for codes 1 to 65,535."""
     if not known.any():
         return 1.0, 0.0
-    low, high = float(value.z[known].min()), float(value.z[known].max())
+    low = float(value.z.min(initial=np.inf, where=known))
+    high = float(value.z.max(initial=-np.inf, where=known))
     if value.step_m > 0 and low >= 0.5 * value.step_m and high <= _CODES * value.step_m:
         return value.step_m, 0.0
     # One code more than the range needs, so that `low` is code 1 and rounding never reaches 0.
@@ -263,27 +276,17 @@ def _quantiser(value: Depth, known: np.ndarray) -> tuple[float, float]:
     return scale, low - scale
 
 
-def _poses(flat: np.ndarray, shown: list[int] | None) -> np.ndarray | None:
-    """float64 (T, 4, 4) of 12 numbers a frame."""
-    if not flat.size:
-        return None
-    poses = np.zeros((len(flat) // 12, 4, 4))
-    poses[:, :3] = flat.reshape(-1, 3, 4)
-    poses[:, 3, 3] = poses[:, :3].any(axis=(1, 2))
-    return poses if shown is None else poses[shown]
-
-
-def _groups(groups: np.ndarray, shown: list[int] | None) -> np.ndarray | None:
-    return None if not groups.size else groups if shown is None else groups[shown]
+def _shown(values: np.ndarray | None, facts: Mapping[str, Fact]) -> np.ndarray | None:
+    """Of one value a frame those of the frames at hand: a window reads few."""
+    shown = cast("list[int] | None", facts.get("shown"))
+    return values if values is None or shown is None else values[shown]
 
 
 def _wants_given(config: Config) -> bool:
     return config.model == "given" or config.prefer_given or config.to_metric
 
 
-def _given(
-    footage: Footage, frames: Frames, given: depth_given.Given, camera: Camera | None, config: Config
-) -> Depth | None:
+def _given(footage: Footage, frames: Frames, given: depth_given.Given, config: Config) -> Depth | None:
     """Measured depth of the frames, or None if there is none of any."""
     times_ns = frames.pts_ns + footage.clip.start_ns
     found = given.at(times_ns)
@@ -303,10 +306,8 @@ def _given(
         return None
     k, k_source = given.intrinsics(width, height), "given"
     if k is None:
-        k, k_source = stated_intrinsics(footage, camera, width, height) or (
-            geometry.assumed_intrinsics(width, height, config.fov_deg),
-            "assumed",
-        )
+        seen_k, k_source = _intrinsics(frames, None, config)
+        k = geometry.resized_intrinsics(seen_k, (picture_w, picture_h), (width, height))
     z, small_k = geometry.resize_nearest(z, k, geometry.fit_short_side(width, height, config.short_side))
     return Depth(
         z,
@@ -316,29 +317,26 @@ def _given(
         k_source,
         step_m=given.step_m if given.kind == "z" else 0.0,
         converted="" if given.kind == "z" else "ray distance to z",
-        poses=camera.poses_at(times_ns) if camera else None,
+        poses=frames.camera.poses if frames.camera else None,
     )
 
 
-def _estimated(
-    estimate: Estimate,
-    footage: Footage,
-    frames: Frames,
-    stated: tuple[np.ndarray, KSource] | None,
-    camera: Camera | None,
-    measured: Depth | None,
-    config: Config,
-) -> Depth:
+def _intrinsics(frames: Frames, estimated: np.ndarray | None, config: Config) -> tuple[np.ndarray, KSource]:
+    """Of the frames' pixels, and who says so: whoever can know best."""
+    height, width = frames.rgb.shape[1:3]
+    if frames.camera is not None:
+        return frames.camera.k, frames.camera.k_source
+    if estimated is not None:
+        return estimated, "estimated"
+    return geometry.assumed_intrinsics(width, height, config.fov_deg), "assumed"
+
+
+def _estimated(estimate: Estimate, frames: Frames, measured: Depth | None, config: Config) -> Depth:
     """A network's answer, on one scale, and in metres where that can be."""
     if estimate.depth is None:
         raise ValueError(f"depth.model={config.model} gives no depth")
     height, width = frames.rgb.shape[1:3]
-    if stated is not None:
-        k, k_source = stated
-    elif estimate.k is not None:
-        k, k_source = estimate.k, "estimated"
-    else:
-        k, k_source = geometry.assumed_intrinsics(width, height, config.fov_deg), "assumed"
+    k, k_source = _intrinsics(frames, estimate.k, config)
     kind: Kind = estimate.kind
     known = np.isfinite(estimate.depth) if kind == "relative-inverse" else estimate.depth > 0
     z = np.where(known, estimate.depth, np.nan).astype(np.float32)
@@ -348,7 +346,7 @@ def _estimated(
         scales = alignment.one_scale(z, kind, frames.rgb, k)
         z, groups = scales.apply(z), scales.group
         notes.append(f"frames brought to one scale, by x{scales.scale.min():.3f} to x{scales.scale.max():.3f}")
-    poses = camera.poses_at(frames.pts_ns + footage.clip.start_ns) if camera else None
+    poses = frames.camera.poses if frames.camera else None
     if config.to_metric and kind != "metric-z":
         known_m = None if measured is None else geometry.resize_nearest(measured.z, measured.k, (width, height))[0]
         alone = np.arange(len(z)) if groups is None else groups

@@ -2,6 +2,8 @@
 
 Every frame stands alone: the facts hold each JPEG's byte span, so a window of 4 frames reads 4 JPEGs and no more, and
 any JPEG decoder (nvJPEG and DALI too) serves. The movie is also a movie: players, PyAV and DALI open it.
+What files beside the video or its container state of the camera is kept with them: `k` (fx, fy, cx, cy of the frames'
+pixels) with who said so, and `poses` (camera to world, 12 numbers a frame); all empty where nobody says anything.
 Lossy: on smooth pictures `read` returns every value within 5 % of the range; times are exact.
 """
 
@@ -16,8 +18,9 @@ from typing import Any, cast
 import numpy as np
 
 from omniloom.modalities import codecs, geometry
-from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, Stem, Window
+from omniloom.modalities.base import Ask, Codec, FactType, Footage, FrameCamera, Frames, KSource, Made, Stem, Window
 from omniloom.modalities.base import no_models as models
+from omniloom.modalities.cameras import flat_poses, poses_of
 from omniloom.modalities.sample import Fact, Part
 
 __all__ = ["models"]
@@ -32,6 +35,9 @@ facts: Mapping[str, FactType] = {
     "sizes": "list<int64>",
     "width": "int64",
     "height": "int64",
+    "k": "list<double>",
+    "intrinsics": "string",
+    "poses": "list<double>",
 }
 stem = Stem("image", 3)
 tolerance = 0.05
@@ -81,6 +87,7 @@ def encode(value: Frames) -> Part:
             "sizes": [len(jpeg) for jpeg in jpegs],
             "width": width,
             "height": height,
+            **_camera_facts(value.camera),
         },
     )
 
@@ -89,7 +96,11 @@ def narrow(facts: Mapping[str, Fact], window: Window) -> Mapping[str, Fact]:
     """Only the frames that the window shows, in its order (one shown twice is listed twice)."""
     chosen = window.choose(len(cast("list[int]", facts["sizes"])))
     lists = {name: cast("list[int]", facts[name]) for name in ("pts_ns", "offsets", "sizes")}
-    return {**facts, **{name: [values[index] for index in chosen] for name, values in lists.items()}}
+    narrowed: dict[str, Fact] = {name: [values[index] for index in chosen] for name, values in lists.items()}
+    poses = cast("list[float] | None", facts.get("poses"))
+    if poses:
+        narrowed["poses"] = [number for index in chosen for number in poses[12 * index : 12 * index + 12]]
+    return {**facts, **narrowed}
 
 
 def pieces(facts: Mapping[str, Fact], size: int) -> Sequence[tuple[int, int]]:
@@ -103,7 +114,7 @@ def pieces(facts: Mapping[str, Fact], size: int) -> Sequence[tuple[int, int]]:
 
 def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Frames:
     """Frames from uint8 (H, W, 3) pictures."""
-    return Frames(np.stack(pieces), np.array(facts["pts_ns"], np.int64))
+    return Frames(np.stack(pieces), np.array(facts["pts_ns"], np.int64), _camera(facts))
 
 
 def tensor(value: Frames, window: Window) -> np.ndarray:
@@ -119,7 +130,25 @@ def example(rng: np.random.Generator) -> Frames:
     moments = np.linspace(0, 1, 5)
     waves = [[np.sin(4 * x + 3 * y + phase[c] + 2 * moment) for c in range(3)] for moment in moments]
     rgb = (127.5 + 100 * np.array(waves)).astype(np.uint8).transpose(0, 2, 3, 1)
-    return Frames(rgb, np.array([0, 40_000_000, 333_333_333, 400_000_000, 999_999_999], np.int64))
+    poses = np.repeat(np.eye(4)[None], 5, axis=0)
+    poses[:, 0, 3] = moments
+    camera = FrameCamera(geometry.assumed_intrinsics(64, 48), "given", poses)
+    return Frames(rgb, np.array([0, 40_000_000, 333_333_333, 400_000_000, 999_999_999], np.int64), camera)
+
+
+def _camera_facts(camera: FrameCamera | None) -> dict[str, Fact]:
+    if camera is None:
+        return {"k": [], "intrinsics": "", "poses": []}
+    k = [float(camera.k[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2))]
+    return {"k": k, "intrinsics": camera.k_source, "poses": flat_poses(camera.poses)}
+
+
+def _camera(facts: Mapping[str, Fact]) -> FrameCamera | None:
+    k = cast("list[float] | None", facts.get("k"))
+    if not k:  # older corpora know nothing of cameras
+        return None
+    poses = poses_of(cast("list[float]", facts["poses"]))
+    return FrameCamera(geometry.intrinsics(*k), cast(KSource, facts["intrinsics"]), poses)
 
 
 def _movie(jpegs: Sequence[bytes], pts_ns: np.ndarray, width: int, height: int) -> bytes:

@@ -19,10 +19,9 @@ from omniloom.modalities import depth as depth_of
 from omniloom.modalities.base import Ask, Codec, FactType, Footage, Frames, Made, ModelRef, Stem, Window, unstack
 from omniloom.modalities.base import narrow_stack as narrow
 from omniloom.modalities.base import whole_member as pieces
-from omniloom.modalities.cameras import camera_beside, stated_intrinsics
 from omniloom.modalities.models import family_of
 from omniloom.modalities.models.estimate import Estimate
-from omniloom.modalities.sample import Fact, Part, Rejected
+from omniloom.modalities.sample import Fact, Part
 
 __all__ = ["narrow", "pieces"]
 
@@ -89,10 +88,7 @@ def models(config: Config) -> Sequence[ModelRef]:
 
 
 def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
-    """Normals of the sampled frames; None for a clip without depth and without a network that says them.
-
-    Raises Rejected "bad-depth-file" for intrinsics beside the video that cannot be read, where a network is asked.
-    """
+    """Normals of the sampled frames; None for a clip without depth and without a network that says them."""
     said = _said(footage, config, ask)
     if said is not None and footage.frames is not None:
         height, width = said.value.shape[1:3]
@@ -118,13 +114,8 @@ def _said(footage: Footage, config: Config, ask: Ask) -> Made | None:
         return None
     if config.model == "auto":
         return footage.also.get("normal")
-    height, width = frames.rgb.shape[1:3]
-    try:
-        stated = stated_intrinsics(footage, camera_beside(footage.path), width, height)
-    except ValueError as error:
-        raise Rejected("extract", "bad-depth-file", str(error)) from error
     (ref,) = models(config)
-    estimate: Estimate = ask(ref, frames.rgb, None if stated is None else stated[0])
+    estimate: Estimate = ask(ref, frames.rgb, frames.camera.k if frames.camera else None)
     if estimate.normals is None:
         raise ValueError(f"normal.model={config.model} gives no normals: name another, or use normal.model=from-depth")
     return Made(estimate.normals, *family_of(ref).describe(ref))
@@ -139,8 +130,11 @@ def _selected(n: np.ndarray, width: int, height: int) -> np.ndarray:
 def encode(value: Normals) -> Part:
     """An 8-bit RGB PNG of all frames, one below the other."""
     num_frames, height, width = value.n.shape[:3]
-    known = np.isfinite(value.n).all(axis=-1, keepdims=True)
-    codes = np.where(known, np.rint(127.5 * (np.where(known, value.n, 0) + 1)), _UNKNOWN).astype(np.uint8)
+    codes = np.empty(value.n.shape, np.uint8)
+    for frame, shown in zip(value.n, codes, strict=True):  # one by one: a frame fits in the processor's cache
+        known = np.isfinite(frame[..., 0] + frame[..., 1] + frame[..., 2])
+        shown[:] = np.rint(127.5 * (np.where(known[..., None], frame, 0) + 1))
+        shown[~known] = _UNKNOWN
     return Part(
         codecs.encode_png(codes.reshape(num_frames * height, width, 3)),
         {

@@ -17,7 +17,7 @@ from omniloom.modalities.base import Ask, Footage, Frames, SoundBlock, Waveform
 from omniloom.pipeline.again import Touching, Values, blocks, frames_of, joined, sound_of
 from omniloom.pipeline.columns import write_column_unit
 from omniloom.pipeline.joined import JoinedRows, sample_of
-from omniloom.pipeline.memory import give_back_free_memory, give_back_large_blocks
+from omniloom.pipeline.memory import give_back_free_memory
 from omniloom.pipeline.probe import say
 from omniloom.pipeline.reader import ShardReader
 from omniloom.pipeline.recipe import params_hash, reads
@@ -89,7 +89,6 @@ def fill_unit(job: Job, task: tuple[int, Sequence[str]], ask: Ask) -> UnitFilled
     it is itself wished for, so that their bytes do not depend on where an earlier run was cut off. Bad media and parts
     that cannot be read are drops; whatever else a modality raises ends the unit and leaves nothing of it behind.
     """
-    give_back_large_blocks()
     cpu_before = time.process_time()
     unit, lacking = task
     stop = Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Any, cast
@@ -37,8 +37,8 @@ class Together:
 
     Nobody is kept waiting for company: whoever comes first is answered at once and alone, and those that came while
     the model was busy are answered next, together, as far as their frames have one size and fit in `frames`.
-    An answer can be parted if it is an `Estimate` without intrinsics, which belong to all of its frames, or a list with
-    an item for each frame, or for each clip where whole clips are asked about: uint8 (B, T, H, W, 3).
+    An answer can be parted if it is an `Estimate`, unless its intrinsics belong to all of its frames, or a list with an
+    item for each frame, or for each clip where whole clips are asked about: uint8 (B, T, H, W, 3).
     """
 
     def __init__(self, model: Callable[..., Any], frames: int) -> None:
@@ -90,7 +90,7 @@ class Together:
             return False
         if isinstance(whole, list) and len(cast("list[Any]", whole)) == sum(lengths):
             parted: Callable[[slice], Any] = cast("list[Any]", whole).__getitem__
-        elif isinstance(whole, Estimate) and whole.k is None:
+        elif isinstance(whole, Estimate) and (whole.k is None or whole.ks is not None):
             parted = partial(_part, whole)
         else:
             self._frames = 1
@@ -119,9 +119,4 @@ def _go_together(one: _Question, other: _Question) -> bool:
 
 
 def _part(whole: Estimate, frames: slice) -> Estimate:
-    """Copies, so that an answer does not keep the others in memory."""
-
-    def of(array: np.ndarray | None) -> np.ndarray | None:
-        return None if array is None else array[frames].copy()
-
-    return replace(whole, depth=of(whole.depth), normals=of(whole.normals))
+    return whole.frames(frames.start, frames.stop)

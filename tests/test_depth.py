@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from omniloom.modalities import Clip, Rejected, codecs, depth, geometry, normal, points
 from omniloom.modalities.base import Footage, Frames, Window, read
+from omniloom.modalities.cameras import with_camera
 from omniloom.modalities.models import ask_here
 from omniloom.modalities.models.estimate import Estimate
 
@@ -218,7 +220,10 @@ def test_intrinsics_beside_the_video_serve_estimated_depth_too(tmp_path: Path) -
 
     (tmp_path / "net.onnx").write_bytes(b"")
     config = depth.Config(model=str(tmp_path / "net.onnx"))
-    made = depth.extract(footage_of(tmp_path / "x.mp4", RGB), config, ask)
+    footage = footage_of(tmp_path / "x.mp4", RGB)
+    assert footage.frames is not None
+    seen = with_camera(footage.frames, footage.path, {}, START_NS)
+    made = depth.extract(replace(footage, frames=seen), config, ask)
     assert made is not None
     value = made.value
     assert value.k_source == "given"
