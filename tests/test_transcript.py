@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from omniloom import open_corpus
 from omniloom.modalities import Clip, transcript
 from omniloom.modalities.base import Footage, Made, SoundBlock, Waveform
 from omniloom.modalities.models import ask_here, whisper
+from omniloom.modalities.models.whisper_engines import Heard
+from omniloom.modalities.models.windows import windows
+from omniloom.modalities.models.word_times import TimedWord
 from omniloom.modalities.sample import LeftOut
 from omniloom.pipeline.generate import generate
 from omniloom.pipeline.jobs import build
@@ -179,6 +182,27 @@ def doubting(start_s: float, end_s: float, *said: tuple[str, float, float]) -> C
     segments = [{"start": words[0]["start"], "end": words[-1]["end"], "text": "", "words": words}] if words else []
     doubted = [{"start": start_s, "end": end_s, "why": "unlikely words"}]
     return lambda *_: {"language": "en", "segments": segments, "doubted": doubted}
+
+
+class Mumbling:
+    """An engine that hears one word in any window of less than two seconds, and babble in longer ones."""
+
+    batch, multilingual = 2, False
+
+    def languages(self, sounds: Sequence[np.ndarray]) -> list[dict[str, float]]:
+        raise AssertionError(f"asked for the language of {len(sounds)} windows")
+
+    def hear(self, sounds: Sequence[np.ndarray], language: str) -> list[Heard]:
+        long = Heard((TimedWord(" la" * 90, 0.3, 1.5, 0.2),), -0.2, 0.0)
+        short = Heard((TimedWord(" Yes.", 0.3, 0.8, 0.9),), -0.2, 0.0)
+        return [short if len(sound) < 2 * 16_000 else long for sound in sounds]
+
+
+def test_speech_given_up_is_named_stretch_by_stretch_and_what_its_halves_say_is_kept() -> None:
+    islands = [(1.0, 2.0), (5.0, 9.0), (20.0, 21.0)]
+    words, doubted = whisper._hear(Mumbling(), windows(islands, 30), np.zeros(30 * 16_000, np.float32), "en")
+    assert [(word.word, word.start) for word in words] == [(" Yes.", 1.0), (" Yes.", 20.0)]
+    assert doubted == [((5.0, 9.0), "one phrase over and over")]
 
 
 def test_what_is_doubted_is_cut_and_moved_with_the_clip_and_counted() -> None:
