@@ -17,6 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from omniloom.modalities.models.depth_onnx import EMBEDDED  # noqa: E402
 from omniloom.recipes.geometry import batches, kinds, measure  # noqa: E402
 from omniloom.recipes.geometry.export import Exported  # noqa: E402
+from omniloom.recipes.geometry.hollow import surface  # noqa: E402
 from omniloom.recipes.geometry.learn import Plan, learn_step, train  # noqa: E402
 from omniloom.recipes.geometry.losses import geometry_loss  # noqa: E402
 from omniloom.recipes.geometry.net import GeometryNet  # noqa: E402
@@ -162,6 +163,19 @@ def test_the_loss_does_not_see_the_unit_of_depth_and_forgives_nothing_else() -> 
     assert wrong["depth"] > 1
     assert wrong["order"] > 10 * right["order"]
     assert wrong["normal"] > 1.9
+
+
+def test_the_surface_of_a_field_lies_where_the_field_is_zero() -> None:
+    """A ball of 1.3 m about (0.1, -0.2, 0): every corner on it, as large as it, and no hole in it."""
+    axes = [np.arange(40) * 0.1 - 1.95 - middle for middle in (0.1, -0.2, 0.0)]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    vertices, faces = surface((np.sqrt(x * x + y * y + z * z) - 1.3).astype(np.float32), np.full(3, -1.95), 0.1)
+    away = np.linalg.norm(vertices - [0.1, -0.2, 0.0], axis=1)
+    assert np.abs(away - 1.3).max() < 0.01
+    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
+    assert np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 == pytest.approx(4 * np.pi * 1.3**2, rel=0.02)
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
 def test_training_lowers_the_loss_and_writes_weights_that_load(tmp_path: Path) -> None:

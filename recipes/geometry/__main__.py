@@ -61,13 +61,18 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=Path, help="checkpoint to go on from, else ImageNet's encoder")
     parser.add_argument("--held", type=Path, help="folder of shards that are only measured")
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="of learning at its highest; the encoder's: a third")
+    parser.add_argument("--real-share", type=float, default=0.125, help="of a batch: real pictures with a teacher")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
 
     def run(args: argparse.Namespace) -> None:
         from omniloom.recipes.geometry.learn import Plan, train
 
-        plan = Plan(minutes=args.minutes, threads=args.threads, seed=args.seed)
+        plan = Plan(
+            minutes=args.minutes, rate=args.rate, encoder_rate=args.rate / 3, real_share=args.real_share,
+            threads=args.threads, seed=args.seed,
+        )  # fmt: skip
         train(args.data, args.out, plan, held=args.held, start=args.start)
 
     parser.set_defaults(run=run)

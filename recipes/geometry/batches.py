@@ -40,8 +40,8 @@ class Batch:
     inverse: Tensor
 
 
-WEIGHTS = {"tunnel": 2.0, "world": 0.5}
-"""How often kinds are drawn, 1 for the others: rough enclosed places are the hardest, the demo world the easiest."""
+WEIGHTS = {"grotto": 2.0, "crags": 1.5, "railings": 1.5, "home": 1.5, "world": 0.5}
+"""How often kinds are drawn, 1 for the others: rough, thin and crowded ones are the hardest, the demo world easiest."""
 
 
 @dataclass(slots=True)

@@ -11,7 +11,10 @@ import numpy as np
 from omniloom.recipes.geometry import scenes_heldout as unseen
 from omniloom.recipes.geometry import scenes_heldout_outside as unseen_outside
 from omniloom.recipes.geometry import scenes_train as within
+from omniloom.recipes.geometry import scenes_train_home as furnished
 from omniloom.recipes.geometry import scenes_train_outside as outside
+from omniloom.recipes.geometry import scenes_train_rough as rough
+from omniloom.recipes.geometry import scenes_train_thin as slender
 from omniloom.recipes.geometry.render import Picture, Renderer
 from omniloom.recipes.geometry.scene import Camera, Stage
 from omniloom.recipes.geometry.sensor import expose
@@ -20,6 +23,7 @@ TRAIN: dict[str, Callable[[np.random.Generator], Stage]] = {
     "room": within.room, "tunnel": within.tunnel, "stairs": within.stairs, "table_top": within.table_top,
     "warehouse": within.warehouse, "floating": within.floating, "oblique": within.oblique,
     "land": outside.land, "forest": outside.forest, "city": outside.city, "yard": outside.yard,
+    "grotto": rough.grotto, "crags": rough.crags, "railings": slender.railings, "home": furnished.home,
 }  # fmt: skip
 HELD_OUT: dict[str, Callable[[np.random.Generator], Stage]] = {
     "rooms": unseen.rooms, "corridors": unseen.corridors, "streets": unseen_outside.streets,

@@ -38,7 +38,7 @@ class Plan:
     frozen_blocks: int = 3
     """The stem and so many blocks of the encoder keep ImageNet's weights: the costliest to train, the most general."""
     real_share: float = 0.125
-    large_from: float = 0.6
+    large_from: float = 0.68
     """Share of the time after which batches are of the `LARGE` sizes."""
     seed: int = 0
     threads: int = 1
