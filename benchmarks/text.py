@@ -11,6 +11,7 @@ control scores ours against the texts of other clips. CPU is user plus system ti
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -98,7 +99,9 @@ def _done(report: dict[str, Any], name: str, began: float, folder: Path | None) 
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "text.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    written = json.dumps(report, indent=1, ensure_ascii=False)
+    written = re.sub(r"\[[^\[\]{}\"]*\]", lambda numbers: " ".join(numbers[0].split()), written)  # one line each
+    (folder / "text.json").write_text(written + "\n", encoding="utf-8")
     (folder / "text.md").write_text(as_markdown(report), encoding="utf-8")
     draw(report, folder / "text.png")
 
