@@ -76,9 +76,13 @@ def encoded_sound(container: av.container.OutputContainer, audio: Waveform, name
 
 def write_movie(container: av.container.OutputContainer, out: io.BytesIO, packets: Iterable[av.Packet]) -> bytes:
     """The finished file: all streams' packets, interleaved by their times."""
+    per_tick: dict[int, float] = {}
 
-    def when(packet: av.Packet) -> Fraction:
-        return (packet.dts or 0) * (packet.time_base or Fraction(1))
+    def when(packet: av.Packet) -> float:
+        """In seconds; a Fraction a packet would cost more than writing it."""
+        if packet.stream_index not in per_tick:
+            per_tick[packet.stream_index] = float(packet.time_base or 1)
+        return (packet.dts or 0) * per_tick[packet.stream_index]
 
     container.mux(sorted(packets, key=when))
     container.close()

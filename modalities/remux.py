@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
@@ -26,7 +26,7 @@ from omniloom.modalities.mp4 import (
     packets_of,
     write_movie,
 )
-from omniloom.modalities.sample import NS_PER_S
+from omniloom.modalities.sample import NS_PER_S, to_ns
 
 if TYPE_CHECKING:
     import av
@@ -126,10 +126,15 @@ def movie_of(cut: Cut, audio: Waveform | None) -> tuple[bytes, int | None]:
     return end_at(write_movie(container, out, packets), cut.duration_ns), offset_ns
 
 
-def to_ns(ticks: int, time_base: Fraction) -> int:
-    """Nanoseconds of a timestamp, rounded to nearest, without floating point."""
-    scaled = ticks * time_base.numerator * NS_PER_S
-    return (2 * scaled + time_base.denominator) // (2 * time_base.denominator)
+def _shift(from_base: Fraction, to_base: Fraction, origin_ns: int = 0) -> Callable[[int], int]:
+    """Moves ticks to another time base, counted from an origin, rounded to nearest.
+
+    In whole numbers, for it is called for every packet: arithmetic of Fractions would cost more than muxing.
+    """
+    up = from_base.numerator * to_base.denominator * NS_PER_S
+    down = from_base.denominator * to_base.numerator * NS_PER_S
+    origin = origin_ns * from_base.denominator * to_base.denominator
+    return lambda ticks: (2 * (ticks * up - origin) + down) // (2 * down)
 
 
 def _cut_pictures(
@@ -164,8 +169,8 @@ def _cut_pictures(
     kept = kept[: 1 + max(kept.index(number) for number in own)]
     # Coarse ticks (a frame, in AVI; a millisecond) are made finer: a clip may begin between two of them.
     fine = base if base.numerator == 1 and base.denominator >= 10_000 else Fraction(1, TICKS_PER_S)
-    origin = Fraction(start_ns, NS_PER_S)
-    times = {number: round((ticks[number] * base - origin) / fine) for number in kept}
+    shift = _shift(base, fine, start_ns)
+    times = {number: shift(ticks[number]) for number in kept}
     times[own[0]] = 0  # a still may have been on screen before the clip begins
     pts = [times[number] for number in kept]
     dts = dts_of(pts)
@@ -183,15 +188,15 @@ def _cut_pictures(
 def _cut_sound(stream: Any, packets: Sequence[av.Packet], base: Fraction, start_ns: int, end_ns: int) -> list[Coded]:
     """Packets of sound that begin before the clip's end; none if their times make no sense."""
     from_base = cast(Fraction, stream.time_base)
-    origin = Fraction(start_ns, NS_PER_S)
+    shift, last = _shift(from_base, base, start_ns), _shift(from_base, base)
     coded: list[Coded] = []
     for packet in packets:
         if not packet.size or packet.pts is None or to_ns(packet.pts, from_base) >= end_ns:
             continue
-        at = round((packet.pts * from_base - origin) / base)
+        at = shift(packet.pts)
         if coded and at <= coded[-1].pts:
             return []
-        coded.append(Coded(bytes(packet), at, at, max(1, round((packet.duration or 1) * from_base / base))))
+        coded.append(Coded(bytes(packet), at, at, max(1, last(packet.duration or 1))))
     return coded
 
 

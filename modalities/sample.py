@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal, NewType
 
 SourceId = NewType("SourceId", str)
@@ -17,6 +18,12 @@ Stage = Literal["list", "probe", "decode", "clip", "extract", "write", "curate"]
 """The stage of the pipeline at which a path or a clip was rejected."""
 
 NS_PER_S = 1_000_000_000
+
+
+def to_ns(ticks: int, time_base: Fraction) -> int:
+    """Nanoseconds of a timestamp, rounded to nearest, without floating point."""
+    scaled = ticks * time_base.numerator * NS_PER_S
+    return (2 * scaled + time_base.denominator) // (2 * time_base.denominator)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,9 +8,9 @@ from fractions import Fraction
 from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, Literal
 
-from omniloom.modalities.sample import NS_PER_S, Rejected
+from omniloom.modalities.sample import NS_PER_S, Rejected, to_ns
 from omniloom.pipeline.foresight import Foresight, Wants
-from omniloom.pipeline.probe import MAX_PIXELS, VideoInfo, open_media, say, to_ns
+from omniloom.pipeline.probe import MAX_PIXELS, VideoInfo, open_media, say
 
 if TYPE_CHECKING:
     import av

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from omniloom.pipeline.probe import to_ns
+from omniloom.modalities.sample import to_ns
 
 Wants = Callable[[int, int], bool]
 """Whether anybody needs the picture on screen during [start_ns, end_ns). Asked once a picture, in order."""

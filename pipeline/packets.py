@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from omniloom.modalities.base import AnyRecorder, PacketRecorder, recorder_of
-from omniloom.modalities.sample import Rejected
-from omniloom.pipeline.probe import VideoInfo, open_media, say, to_ns
+from omniloom.modalities.sample import Rejected, to_ns
+from omniloom.pipeline.probe import VideoInfo, open_media, say
 from omniloom.pipeline.sound import Soundtrack
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omniloom.modalities.sample import NS_PER_S, Rejected
+from omniloom.modalities.sample import NS_PER_S, Rejected, to_ns
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -113,12 +113,6 @@ class VideoInfo:
     """Whether the container states more bytes than the file has: a broken download or recording."""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     """What container and video stream say of themselves, names in lower case; cut short, for anybody may write them."""
-
-
-def to_ns(ticks: int, time_base: Fraction) -> int:
-    """Nanoseconds of a timestamp, rounded to nearest, without floating point."""
-    scaled = ticks * time_base.numerator * NS_PER_S
-    return (2 * scaled + time_base.denominator) // (2 * time_base.denominator)
 
 
 def open_media(path: str, formats: str = FORMATS) -> InputContainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from omniloom.modalities.base import SoundBlock
-from omniloom.modalities.sample import NS_PER_S, Rejected
+from omniloom.modalities.sample import NS_PER_S, Rejected, to_ns
 from omniloom.pipeline.decode import ENTERABLE, MAX_DURATION_NS, Damage, demux, only
-from omniloom.pipeline.probe import AudioTrack, VideoInfo, open_media, say, to_ns
+from omniloom.pipeline.probe import AudioTrack, VideoInfo, open_media, say
 from omniloom.pipeline.tape import SAMPLE_RATE_HZ, Mend, Sound, Tape, sample_at
 
 STRETCH_NS = 600 * NS_PER_S
@@ -47,6 +48,8 @@ class _Stretch:
     mends: list[Mend] = field(default_factory=list[Mend])
     damage: list[Damage] = field(default_factory=list[Damage])
     packets: list[Any] = field(default_factory=list[Any])
+    packets_ns: array[int] = field(default_factory=lambda: array("q"))
+    """When each packet begins to sound, and when the one after it has sounded: (start, end), (start, end), ..."""
     ended: bool = False
     """Whether the source has no sound after this stretch."""
 
@@ -57,6 +60,7 @@ class _Stretch:
             self.damage.append(event.damage)
         else:
             self.packets.append(event.packet)
+            self.packets_ns.extend((event.start_ns, event.end_ns))
 
 
 class Soundtrack:
@@ -120,10 +124,10 @@ class Soundtrack:
         """
         found: list[Any] = []
         for index in self._indices(start_ns - _RUN_UP_NS, end_ns):
-            for packet in self._stretch(index).packets:
-                at_ns = to_ns(packet.pts, packet.time_base)
-                if at_ns < end_ns and at_ns + 2 * to_ns(packet.duration or 1, packet.time_base) > start_ns:
-                    found.append(packet)
+            stretch = self._stretch(index)
+            begin_ns, done_ns = np.asarray(stretch.packets_ns).reshape(-1, 2).T
+            # All are looked at, in one go: their times need not rise.
+            found += [stretch.packets[at] for at in np.flatnonzero((begin_ns < end_ns) & (done_ns > start_ns))]
         return found
 
     def spans(self) -> Iterator[tuple[int, int]]:
@@ -255,6 +259,9 @@ def _keep(stretch: _Stretch, event: Any, first: int, end: int) -> Sound | None:
 @dataclass(frozen=True, slots=True)
 class _Coded:
     at: int
+    start_ns: int
+    end_ns: int
+    """Of the sound of this packet and of one more as long: from the one before, the first one's sound is made too."""
     packet: Any
 
 
@@ -293,7 +300,8 @@ def _hear(path: str, track: AudioTrack, from_ns: int | None, keep_packets: bool)
                 raise Rejected("decode", "encrypted", "the audio stream is encrypted")
             at_ns = to_ns(pts, track.time_base)
             if keep_packets and packet.size and packet.pts is not None:
-                yield _Coded(sample_at(at_ns), packet)
+                lasts_ns = to_ns(packet.duration or 1, track.time_base)
+                yield _Coded(sample_at(at_ns), at_ns, at_ns + 2 * lasts_ns, packet)
             try:
                 frames: list[Any] = packet.decode()
                 laid = [item for frame in frames for item in tape.frame(frame)]

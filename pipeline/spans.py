@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omniloom.modalities.sample import NS_PER_S, Rejected
+from omniloom.modalities.sample import NS_PER_S, Rejected, to_ns
 from omniloom.pipeline.decode import ENTERABLE, MAX_DURATION_NS, MAX_STILL_NS
-from omniloom.pipeline.probe import VideoInfo, VideoTrack, open_media, to_ns
+from omniloom.pipeline.probe import VideoInfo, VideoTrack, open_media
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

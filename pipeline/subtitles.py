@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omniloom.modalities.sample import Rejected
+from omniloom.modalities.sample import Rejected, to_ns
 from omniloom.pipeline.decode import only
-from omniloom.pipeline.probe import FORMATS, SUBTITLE_FORMATS, VideoInfo, open_media, to_ns
+from omniloom.pipeline.probe import FORMATS, SUBTITLE_FORMATS, VideoInfo, open_media
 
 MAX_CUES = 100_000
 _BESIDE = (".srt", ".vtt")

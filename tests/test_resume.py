@@ -17,11 +17,11 @@ import pytest
 from omniloom import open_corpus
 from omniloom.benchmarks import Options
 from omniloom.benchmarks.long import run, samples
-from omniloom.modalities.sample import NS_PER_S
+from omniloom.modalities.sample import NS_PER_S, to_ns
 from omniloom.pipeline import jobs
 from omniloom.pipeline.decode import pictures
 from omniloom.pipeline.jobs import BuildProgress, BuildReport, build
-from omniloom.pipeline.probe import probe, to_ns
+from omniloom.pipeline.probe import probe
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.shard import committed_units
 from omniloom.pipeline.units import UnitsConfig

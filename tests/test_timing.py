@@ -11,8 +11,9 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from omniloom.modalities.sample import to_ns
 from omniloom.pipeline.decode import Damage, pictures
-from omniloom.pipeline.probe import probe, to_ns
+from omniloom.pipeline.probe import probe
 from omniloom.pipeline.sound import Soundtrack
 from omniloom.pipeline.subtitles import read_cues
 from omniloom.pipeline.tape import sample_at
