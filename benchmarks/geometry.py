@@ -34,7 +34,8 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared/data"
 CAMERAS = 2
 FIRST_SCENE = PER_SHARD
 """Scenes before this one were looked at while the network was made; those from it on never."""
-CONSTANT, POSITION, EMBEDDED, PEER, EXACT = "constant plane", "position only", "embedded", "TCMonoDepth", "exact depth"
+CONSTANT, POSITION, EXACT = "constant plane", "position only", "exact depth"
+EMBEDDED, FAST, PEER = "embedded", "embedded-fast", "TCMonoDepth"
 
 Predict = Callable[[np.ndarray, np.ndarray], Estimate]
 """rgb uint8 (T, H, W, 3) and K -> an estimate."""
@@ -122,7 +123,7 @@ def _add_networks(models: dict[str, Predict]) -> list[str]:
     """Adds those that are there; a note for each that is not."""
     notes: list[str] = []
     if depth_onnx.EMBEDDED.is_file():
-        models[EMBEDDED] = depth_onnx.load(ModelRef("depth_onnx", "embedded"))
+        models |= {name: depth_onnx.load(ModelRef("depth_onnx", name)) for name in (EMBEDDED, FAST)}
     else:
         notes.append("embedded left out: the network is not in this installation")
     peer = SHARED / "tcmonodepth_tcsmallnet_192x320.onnx"

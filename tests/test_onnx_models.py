@@ -102,6 +102,30 @@ def test_margins_have_the_colour_that_the_card_states(tmp_path: Path) -> None:
     assert (fed[:, :, 90:] == np.array([1, 2, 3])[:, None, None]).all()
 
 
+def test_what_is_said_of_mirrored_pictures_is_put_back_and_averaged(tmp_path: Path) -> None:
+    rgb, slope = pictures(3), np.linspace(0, 40, 80, dtype=np.float32)[None, None, None]
+    nodes = [
+        node("Add", ["image", "slope"], "tilted"),  # a network that says of every picture that its right is farther
+        node("Gather", ["tilted", "zero"], "depth", axis=1),
+        node("Identity", ["image"], "normal"),
+    ]
+    constants = {"zero": np.array(0, np.int64), "slope": slope}
+    path = write(tmp_path / "net.onnx", nodes, ("n", 3, 60, 80), ["depth", "normal"], constants)
+    axes = {"name": "normal", "axes": ["up", "left", "backward"], "range": [0, 255]}
+    once = asked(path, rgb, outputs={"depth": DEPTH, "normal": axes})
+    twice = asked(path, rgb, outputs={"depth": DEPTH, "normal": axes}, mirror=True)
+    red = rgb[..., 0].astype(np.float32)
+    assert once.depth is not None and twice.depth is not None
+    assert np.allclose(once.depth, red + slope[0, 0])
+    assert np.allclose(twice.depth, red + 20, atol=1e-4), "leaning one way and the other, it leans no way"
+    rays = geometry.rays(geometry.assumed_intrinsics(80, 60, 60.0), 80, 60)
+    for estimate, sideways in ((once, 0.5), (twice, 0.0)):  # left in the picture, and in its mirror image right
+        assert estimate.normals is not None
+        untouched = np.einsum("thwc,hwc->thw", estimate.normals, rays) < -0.05  # others were tilted to be seen at all
+        assert np.quantile(np.abs(estimate.normals[untouched][:, 0]), 0.5) == pytest.approx(sideways, abs=0.2)
+        assert sideways or np.abs(estimate.normals[untouched][:, 0]).max() < 1e-3
+
+
 @pytest.mark.parametrize(("count", "batch"), [("n", 1), ("n", 3), (1, 1), (3, 3)])
 def test_frames_are_answered_one_by_one_or_many_at_once_alike(tmp_path: Path, count: int | str, batch: int) -> None:
     rgb = pictures(7)

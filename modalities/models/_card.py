@@ -11,6 +11,7 @@ Every key is optional; the defaults fit networks that take RGB 0..255 and give r
     fill: [123.7, 116.3, 103.5] # this colour, as red, green, blue of 0..255
     short_side: 192             # for networks of any size: the picture's shape is kept,
     multiple_of: 32             # in whole multiples
+    mirror: true                # ask about each picture's mirror image too and take the mean: steadier, twice the time
     batch: 8                    # frames at once; the file's first axis must then be free, or be that many
     output: relative-inverse    # what depth means, see KINDS below, if it is the first output; or by name:
     outputs:
@@ -108,6 +109,7 @@ class Card:
     fill: tuple[float, ...] = (123.675, 116.28, 103.53)
     short_side: int = 0
     multiple_of: int = 1
+    mirror: bool = False
     batch: int = 1
     output: str = "relative-inverse"
     outputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -204,6 +206,16 @@ class Card:
             return n, ""
         away = "" if out.facing == "camera" else " pointing away"
         return n, f"normals from {out.axes if isinstance(out.axes, str) else ', '.join(out.axes)} axes{away}"
+
+
+    def mirrored_back(self, what: str, answer: np.ndarray) -> np.ndarray:
+        """The network's own numbers (n, h, w, c) for mirrored pictures, as they would be for the pictures."""
+        back = answer[:, :, ::-1]
+        if what == "normal" and self.normal is not None:
+            sideways = next(at for at, word in enumerate(self.normal.directions) if word in {"left", "right"})
+            back = back.copy()
+            back[..., sideways] = sum(self.normal.range) - back[..., sideways]
+        return back
 
 
 def read(path: Path) -> Card:
