@@ -166,74 +166,72 @@ def normals_from_depth(z: np.ndarray, k: np.ndarray, radius: int = 0, step: floa
     the unit of z, says how far off they may be. The fit quiets noise and blunts what is curved, so it is believed only
     where it differs from the slopes by no more than the depth's own noise would make it.
     """
-    inverse = 1.0 / np.where(z > 0, z, np.nan).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inverse = 1 / np.where(z > 0, z, np.nan)  # as precise as z: half the work in single precision
     slope_u = _slope(inverse)
-    slope_v = _slope(inverse.T).T
+    slope_v = np.ascontiguousarray(_slope(np.ascontiguousarray(inverse.T)).T)
     if radius:
-        fit, fit_u, fit_v = _fit(inverse, slope_u, slope_v, radius, step)
+        offset, by_u, by_v = _fit(inverse, slope_u, slope_v, radius, step)
         # Four standard deviations of a one-sided slope; half a code is the worst that rounding does.
         believable = 2.8 * np.maximum(_noise(inverse), 0.5 * step * inverse**2)
-        apart = np.hypot(fit_u - slope_u, fit_v - slope_v)
+        apart = np.sqrt(by_u * by_u + by_v * by_v)
         trust = np.clip(2 - apart / np.maximum(believable, 1e-12), 0, 1)
-        inverse += trust * (fit - inverse)
-        slope_u += trust * (fit_u - slope_u)
-        slope_v += trust * (fit_v - slope_v)
+        inverse += trust * offset
+        slope_u += trust * by_u
+        slope_v += trust * by_v
     height, width = z.shape
-    u, v = np.meshgrid(np.arange(width) - k[0, 2], np.arange(height) - k[1, 2])
-    normal = np.stack([slope_u * k[0, 0], slope_v * k[1, 1], inverse - u * slope_u - v * slope_v], axis=-1)
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    u = (np.arange(width) - k[0, 2]).astype(inverse.dtype)
+    v = (np.arange(height) - k[1, 2]).astype(inverse.dtype)
+    normal = np.empty((height, width, 3), np.float32)
     # The plane is n.P = positive, and the camera looks along +P: facing it means n.P < 0.
-    return (-normal).astype(np.float32)
+    normal[..., 0], normal[..., 1] = -float(k[0, 0]) * slope_u, -float(k[1, 1]) * slope_v
+    normal[..., 2] = u * slope_u + v[:, None] * slope_v - inverse
+    normal /= np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))[..., None]
+    return normal
 
 
 def _fit(
-    inverse: np.ndarray, slope_u: np.ndarray, slope_v: np.ndarray, radius: int, step: float
+    here: np.ndarray, slope_u: np.ndarray, slope_v: np.ndarray, radius: int, step: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least-squares plane of 1/z around each pixel: its value there and its two slopes, each (H, W)."""
-    height, width = inverse.shape
-    # Single precision is half the work and leaves 0.01 degrees; slopes are less exact than that by far.
-    here, slope_u, slope_v = (array.astype(np.float32) for array in (inverse, slope_u, slope_v))
+    """Least-squares plane of 1/z around each pixel: what it adds to the value there and to its two slopes, (H, W)."""
+    height, width = here.shape
     padded = np.pad(here, radius, constant_values=np.nan)
     # Half a code off at each end, and at the two neighbours the slope is from; 0.3 % for the surface's own bend.
-    bound = np.float32((1 + 2 * radius) * step) * here**2 + np.float32(0.003) * here
+    bound = (1 + 2 * radius) * step * here**2 + 0.003 * here
     # Where a sensor's noise hides the slope, what is about as far away is of the same surface.
-    level = np.float32(0.01) * here
-    moments = np.zeros((6, height, width), np.float32)
-    values = np.zeros((3, height, width), np.float32)
+    level = 0.01 * here
+    moments = np.zeros((6, height, width), here.dtype)
+    values = np.zeros((3, height, width), here.dtype)
     for dv in range(-radius, radius + 1):
+        foretold = dv * slope_v - radius * slope_u
         for du in range(-radius, radius + 1):
             rise = padded[radius + dv : radius + dv + height, radius + du : radius + du + width] - here
+            miss = rise - foretold
             near = np.abs(rise) <= level
-            near |= np.abs(rise - du * slope_u - dv * slope_v) <= bound  # False where NaN
-            rise[~near] = 0
-            weight = near.astype(np.float32)
+            near |= np.abs(miss) <= bound  # False where NaN
+            weight = near.astype(here.dtype)
+            miss[~near] = 0
             for row, factor in enumerate((1, du, dv, du * du, du * dv, dv * dv)):
                 if factor:
                     moments[row] += weight if factor == 1 else factor * weight
             for row, factor in enumerate((1, du, dv)):
                 if factor:
-                    values[row] += rise if factor == 1 else factor * rise
+                    values[row] += miss if factor == 1 else factor * miss
+            foretold += slope_u
     one, u, v, uu, uv, vv = moments
     # The inverse of the symmetric 3 x 3 matrix [[one, u, v], [u, uu, uv], [v, uv, vv]], by cofactors.
     c00, c01, c02 = uu * vv - uv * uv, uv * v - u * vv, u * uv - uu * v
     c11, c12, c22 = one * vv - v * v, u * v - one * uv, one * uu - u * u
     determinant = one * c00 + u * c01 + v * c02
-    solvable = determinant > 0.5  # sums of whole numbers: 0 where all neighbours lie on one line
-    determinant = np.where(solvable, determinant, 1)
-    r0, r1, r2 = values
-    offset = (c00 * r0 + c01 * r1 + c02 * r2) / determinant
-    fit_u = (c01 * r0 + c11 * r1 + c12 * r2) / determinant
-    fit_v = (c02 * r0 + c12 * r1 + c22 * r2) / determinant
-    return (
-        inverse + np.where(solvable, offset, 0),
-        np.where(solvable, fit_u, slope_u),
-        np.where(solvable, fit_v, slope_v),
-    )
+    # A sum of whole numbers, 0 where all neighbours lie on one line: there nothing is added.
+    over = (determinant > 0.5) / np.maximum(determinant, 1)
+    r0, r1, r2 = values * over
+    return c00 * r0 + c01 * r1 + c02 * r2, c01 * r0 + c11 * r1 + c12 * r2, c02 * r0 + c12 * r1 + c22 * r2
 
 
 def _noise(values: np.ndarray) -> np.ndarray:
     """Standard deviation of what no smooth surface explains, around each pixel of (H, W): by fourth differences."""
-    total, count = np.zeros(values.shape), np.zeros(values.shape)
+    total, count = np.zeros_like(values), np.zeros_like(values)
     for axis in (0, 1):
         if values.shape[axis] < 5:
             continue
@@ -262,18 +260,18 @@ def _box(values: np.ndarray, radius: int) -> np.ndarray:
 def _slope(inverse: np.ndarray) -> np.ndarray:
     """Slope of each pixel along its row, (H, W): central where the surface is smooth, else of the smoother side."""
     padded = np.pad(inverse, ((0, 0), (2, 2)), constant_values=np.nan)
+    rises = padded[:, 1:] - padded[:, :-1]
+    bends = np.abs(rises[:, 1:] - rises[:, :-1])
     width = inverse.shape[1]
-    far_left, left, here, right, far_right = (padded[:, start : start + width] for start in range(5))
-    forward, backward = right - here, here - left
-    bend_forward = np.abs(far_right - right - forward)
-    bend_backward = np.abs(backward - (left - far_left))
+    backward, forward = rises[:, 1 : width + 1], rises[:, 2 : width + 2]
+    bend_backward, bend_here, bend_forward = (bends[:, start : start + width] for start in range(3))
     # Central differences are an order more exact, so they lose only where the surface really breaks.
-    bend_here = 0.1 * np.abs(forward - backward)
-    nothing = np.float64(np.inf)
-    bends = np.stack([np.where(np.isnan(bend), nothing, bend) for bend in (bend_here, bend_forward, bend_backward)])
+    least = np.where(np.isnan(bend_here), np.inf, 0.1 * bend_here)
+    is_forward = bend_forward < least  # False where NaN
+    least = np.where(is_forward, bend_forward, least)
+    is_backward = bend_backward < least
+    chosen = np.where(is_forward, forward, 0.5 * (forward + backward))
+    chosen = np.where(is_backward, backward, chosen)
     # A side whose second neighbour is missing may still be the only one there is.
-    slopes = np.stack([0.5 * (forward + backward), forward, backward])
-    lone = np.where(np.isnan(forward), backward, forward)
-    best = np.argmin(bends, axis=0)
-    chosen = np.take_along_axis(slopes, best[None], axis=0)[0]
-    return np.where(np.isinf(bends.min(axis=0)), lone, chosen)
+    lone = np.isinf(least) & ~is_backward
+    return np.where(lone, np.where(np.isnan(forward), backward, forward), chosen)

@@ -115,7 +115,8 @@ def test_what_is_said_of_mirrored_pictures_is_put_back_and_averaged(tmp_path: Pa
     once = asked(path, rgb, outputs={"depth": DEPTH, "normal": axes})
     twice = asked(path, rgb, outputs={"depth": DEPTH, "normal": axes}, mirror=True)
     red = rgb[..., 0].astype(np.float32)
-    assert once.depth is not None and twice.depth is not None
+    assert once.depth is not None
+    assert twice.depth is not None
     assert np.allclose(once.depth, red + slope[0, 0])
     assert np.allclose(twice.depth, red + 20, atol=1e-4), "leaning one way and the other, it leans no way"
     rays = geometry.rays(geometry.assumed_intrinsics(80, 60, 60.0), 80, 60)
