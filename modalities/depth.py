@@ -258,10 +258,13 @@ def as_z(value: Depth) -> tuple[np.ndarray, str, str]:
     known = value.z[np.isfinite(value.z)]
     if not known.size:
         return value.z, "relative", ""
-    far, near = np.percentile(known, [2, 98])
-    nearness = (value.z - far) / max(float(near - far), 1e-9)
-    inverse = 0.1 + 0.9 * np.clip(nearness, -0.05, None)
-    return (1.0 / inverse).astype(np.float32), "relative", "relative-inverse to z: 1/z = 0.1 at p2, 1 at p98 (assumed)"
+    # Of a clip's millions of pixels some ten thousand tell the percentiles as well.
+    far, near = (float(found) for found in np.percentile(known[:: 1 + 2 * (known.size // 131_072)], [2, 98]))
+    z = np.empty(value.z.shape, np.float32)
+    for frame, shown in zip(value.z, z, strict=True):  # one by one: a frame fits in the processor's cache
+        nearness = (frame - far) * (1 / max(near - far, 1e-9))
+        np.divide(1, 0.1 + 0.9 * np.maximum(nearness, -0.05), out=shown)
+    return z, "relative", "relative-inverse to z: 1/z = 0.1 at p2, 1 at p98 (assumed)"
 
 
 def _quantiser(value: Depth, known: np.ndarray) -> tuple[float, float]:

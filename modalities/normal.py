@@ -123,6 +123,8 @@ def _said(footage: Footage, config: Config, ask: Ask) -> Made | None:
 
 def _selected(n: np.ndarray, width: int, height: int) -> np.ndarray:
     """(T, H, W, 3) by nearest to (T, height, width, 3): normals are not mixed."""
+    if n.shape[1:3] == (height, width):
+        return n
     rows, columns = geometry.nearest_grid(n.shape[1], height), geometry.nearest_grid(n.shape[2], width)
     return n[:, rows[:, None], columns]
 
