@@ -34,6 +34,7 @@ from omniloom.benchmarks.media import repeated
 from omniloom.benchmarks.timing import Step, as_row, cost_of, machine, say, spread, versions
 from omniloom.modalities import load
 from omniloom.modalities.base import read
+from omniloom.modalities.models._torchvision import mend_torchvision
 from omniloom.pipeline.columns import open_columns
 from omniloom.pipeline.corpus import open_corpus
 
@@ -116,6 +117,8 @@ def _with_a_usual_network(corpus: Path, folder: Path, rounds: int) -> dict[str, 
 def _depth_anything_small(folder: Path) -> Path:
     """The architecture as its makers' configuration states it, 25 M random weights, prepared as theirs is."""
     import torch
+
+    mend_torchvision()
     import transformers
 
     torch.manual_seed(0)
