@@ -122,7 +122,8 @@ def _depth_anything_small(folder: Path) -> Path:
     import transformers
 
     torch.manual_seed(0)
-    backbone = transformers.Dinov2Config(
+    made: Any = transformers.Dinov2Config  # its keywords are of a base class: type checkers do not see them
+    backbone = made(
         hidden_size=384,
         num_hidden_layers=12,
         num_attention_heads=6,

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Batch:
-    """B samples. Where a sample lacks a modality its row is zeros (or "") and its mask is False."""
+    """B samples. Where a sample lacks a modality its row is zeros (or "") and its mask is False.
+
+    Padding at the end of an epoch lacks every modality, and its key is "".
+    """
 
     keys: list[str]
     sources: list[str]
@@ -25,6 +28,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def real(self) -> list[bool]:
+        """Of each row, whether it is a sample and no padding."""
+        return [bool(key) for key in self.keys]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device, copied without waiting where memory is pinned."""

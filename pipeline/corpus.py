@@ -79,10 +79,25 @@ class Corpus:
         """Modalities that were added later: what made them, and their licence. As of the first time any is asked."""
         return self._rows.columns
 
+    @property
+    def numbers(self) -> list[str]:
+        """Numbers that sidecars have of each sample, by column, or column and field as "frames.width"."""
+        named = [(field.name, field.type) for field in self._rows.schema()]
+        inner = [
+            (f"{name}.{field.name}", field.type) for name, kind in named if pa.types.is_struct(kind) for field in kind
+        ]
+        return [name for name, kind in (*named, *inner) if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
+
     @cached_property
     def units(self) -> tuple[int, ...]:
         """Ids of the committed units, rising, as of the first time this is asked."""
         return tuple(sorted(committed_units(self.path)))
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """What each unit's sidecar says of its shard, in the order of `units`. Raises `DamagedError`."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            return tuple(record for _, record in pool.map(lambda unit: self._rows.read(unit, ["key"]), self.units))
 
     @cached_property
     def shards(self) -> tuple[Path, ...]:
@@ -92,7 +107,7 @@ class Corpus:
 
     def __len__(self) -> int:
         """Number of samples. Raises `DamagedError` if a sidecar is."""
-        return sum(record.samples for record in self._records)
+        return sum(record.samples for record in self.records)
 
     def count_readable(self) -> int:
         """Number of samples in sidecars that are not damaged: `len`, where that would raise."""
@@ -138,7 +153,7 @@ class Corpus:
         wanted = list(self._rows.names if columns is None else columns)
         if unknown := self._rows.unknown(wanted):
             raise ValueError(f"no column {', '.join(unknown)} in {self.path}: it has {', '.join(self._rows.names)}")
-        table = self._read(wanted if split is None or "split" in wanted else [*wanted, "split"])
+        table = self.fields(wanted if split is None or "split" in wanted else [*wanted, "split"])
         if split is not None:
             import pyarrow.compute
 
@@ -164,7 +179,7 @@ class Corpus:
 
         pc: Any = pyarrow.compute  # its functions are made when it is imported: type checkers do not see them
         names = [short_name(name) for name in self.modalities]
-        table = self._read(["duration_ns", "split", *(f"{name}.size" for name in names)])
+        table = self.fields(["duration_ns", "split", *(f"{name}.size" for name in names)])
         sizes = {name: pc.struct_field(table[name], "size") for name in names}
         modalities = {
             name: {"present": len(size) - size.null_count, "bytes": pc.sum(size).as_py() or 0}
@@ -174,7 +189,7 @@ class Corpus:
         return {
             "samples": len(table),
             "hours": (pc.sum(table["duration_ns"]).as_py() or 0) / 3.6e12,
-            "shards": sum(record.tar_size > 0 for record in self._records),
+            "shards": sum(record.tar_size > 0 for record in self.records),
             "splits": {str(name): count for name, count in sorted(splits.items(), key=str)},
             "modalities": modalities,
             "columns": {name: self._column_stats(column) for name, column in self.columns.items()},
@@ -187,14 +202,18 @@ class Corpus:
 
         return check(self)
 
-    def _read(self, columns: Sequence[str]) -> pa.Table:
-        """Columns, or "column.field"s, of all sidecars."""
-        if not self.units:
+    def fields(self, wanted: Sequence[str], units: Sequence[int] | None = None) -> pa.Table:
+        """Columns, or single fields of them as "frames.size", of all sidecars or those of some units, in their order.
+
+        Raises `DamagedError`.
+        """
+        units = self.units if units is None else units
+        if not units:
             return self._rows.schema().empty_table()
+        if len(units) == 1:
+            return self._rows.read(units[0], wanted)[0]
         with ThreadPoolExecutor(_READERS) as pool:
-            return pa.concat_tables(
-                [rows for rows, _ in pool.map(lambda unit: self._rows.read(unit, columns), self.units)]
-            )
+            return pa.concat_tables([rows for rows, _ in pool.map(lambda unit: self._rows.read(unit, wanted), units)])
 
     def _samples(self, rows: pa.Table, modalities: Sequence[str] | None) -> Iterator[Sample]:
         names = [short_name(name) for name in (self.modalities if modalities is None else modalities)]
@@ -231,8 +250,3 @@ class Corpus:
         with ThreadPoolExecutor(_READERS) as pool:
             tables = pool.map(lambda unit: self._rows.read(unit, ["key"])[0], self.units)
             return pa.chunked_array([table["key"].combine_chunks() for table in tables], pa.string())
-
-    @cached_property
-    def _records(self) -> tuple[Record, ...]:
-        with ThreadPoolExecutor(_READERS) as pool:
-            return tuple(record for _, record in pool.map(lambda unit: self._rows.read(unit, ["key"]), self.units))

@@ -21,19 +21,27 @@ from omniloom.modalities import short_name
 from omniloom.modalities.base import Window
 from omniloom.pipeline.batch import Batch
 from omniloom.pipeline.corpus import Corpus, open_corpus
-from omniloom.pipeline.plan import Ints, Pick, Plan
+from omniloom.pipeline.order import PADDING, Order, Sources, Wishes
+from omniloom.pipeline.permutation import Ints, key_of
+from omniloom.pipeline.plan import Pick, Plan
 from omniloom.pipeline.reader import ShardReader
-from omniloom.pipeline.view import BadSampleError, Decoder, Entry, Rows, View, fetch, finish
+from omniloom.pipeline.rows import Entry, Rows
+from omniloom.pipeline.view import BadSampleError, Decoder, View, fetch, finish
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 OnBad = Literal["raise", "skip", "quarantine"]
 Backend = Literal["auto", "dali", "cpu"]
+Tail = Literal["drop", "pad", "partial"]
 
 _BATCHES_AHEAD = 2
 _SUBSTITUTES = 8
 """Samples tried in place of a bad one before giving up."""
+_MANY = 1_000_000
+"""Samples whose sidecars would not stay in memory: shuffled in blocks of shards, unless told otherwise."""
+_STATE = 2
+"""Version of `state_dict`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +57,15 @@ class BadSample:
 class Loader:
     """Iterates over batches of a corpus.
 
-    Training (`train=True`): endless, or `epochs` long; shuffled by the seed; full batches only. Epochs follow one
-    another without a gap, so that the order does not depend on the batch size. Evaluation: every sample once, in the
-    order of keys, with a smaller last batch. Global batch s holds positions s * world_size * batch_size and on; rank r
-    takes the r-th part of it. All order and all randomness are functions of (seed, epoch, key).
+    Training (`train=True`): endless, or `epochs` long; shuffled by the seed; full batches only, unless `tail` says
+    otherwise. Epochs follow one another without a gap, so that the order does not depend on the batch size.
+    Evaluation: every sample once, in the order of keys, with a smaller last batch. Global batch s holds positions
+    s * world_size * batch_size and on; rank r takes the r-th part of it. All order and all randomness are functions of
+    (seed, epoch, key).
+
+    Batches can be asked to hold like samples. A micro-batch is `micro_batch` samples side by side in one rank's batch:
+    all of them have and lack the same modalities of `share`, lie in the same of the `buckets`, and their clips are of
+    different sources, or of one, as `sources` says. All that is decided from sidecars, before anything is decoded.
 
     Only the bytes of the asked modalities are read, of members in pieces only the pieces shown; each is checked
     against its hash. A sample without a modality has a row of zeros, or "", and `present` False.
@@ -80,6 +93,13 @@ class Loader:
         split: str | None = None,
         epochs: int | None = None,
         permute: Sequence[str] = (),
+        micro_batch: int | None = None,
+        share: Sequence[str] = (),
+        buckets: Mapping[str, Sequence[float]] | None = None,
+        sources: Sources = "any",
+        shuffle: Literal["auto", "global", "blocks"] = "auto",
+        open_shards: int = 256,
+        tail: Tail | None = None,
     ) -> None:
         """Reads the sidecars' columns of the asked modalities, and no tar.
 
@@ -89,6 +109,14 @@ class Loader:
         `max_bad` samples are bad. mixture: corpora and their weights, in place of `corpus`. window: how much of a
         sample a batch shows. split: only samples of that split. permute: modalities read from another sample
         of another source, by a fixed derangement: the control of an experiment.
+
+        micro_batch: if samples are to be alike; it divides batch_size and is batch_size if nothing else is said. The
+        sequence depends on it, so state it when the number of ranks may change. share: modalities that a micro-batch
+        has or lacks as one. buckets: edges by sidecar field, as {"duration_ns": [5e9, 10e9]}. sources: "apart" or
+        "together". shuffle: "global" over all samples, or in "blocks" of `open_shards` shards, for shards far away
+        and corpora of more than a million samples. tail: of the epochs' last batch, and with micro-batches of each
+        class: "drop" it, "pad" it with rows for which `Batch.real` is False, or give each rank its "partial" share,
+        perhaps an empty batch, so that all ranks take equally many steps.
 
         Raises ValueError for arguments that cannot be, naming what can.
         """
@@ -104,7 +132,23 @@ class Loader:
         names = tuple(short_name(name) for name in modalities)
         self._rows = [Rows(item, names, split, by_key=not train, permute=permute, seed=seed) for item in corpora]
         self._modules = _modules(self._rows, names)
-        self._plan = Plan(tuple(map(len, self._rows)), tuple(shares.values()), seed, shuffle=train)
+        alike = bool(share or buckets or sources != "any")
+        size = micro_batch or (batch_size if alike else 1)
+        if batch_size % size or (alike and not train):
+            raise ValueError(
+                f"micro_batch divides batch_size, got {size} and {batch_size}"
+                if train
+                else "share, buckets and sources are for training: evaluation goes by keys"
+            )
+        self._tail: Tail = tail or ("drop" if train else "partial")
+        many = sum(map(len, self._rows)) > _MANY
+        chosen = ("blocks" if many and sources == "any" else "global") if shuffle == "auto" else shuffle
+        wishes = Wishes(chosen if train else "none", open_shards, size, sources, pad=self._tail != "drop")
+        orders = [
+            _order(rows, key_of(seed, number), wishes, share, buckets or {}) for number, rows in enumerate(self._rows)
+        ]
+        self._plan = Plan(tuple(orders), tuple(shares.values()), seed, size)
+        self._wishes = f"{wishes} {sorted(share)} {sorted((buckets or {}).items())}"
         self._window = replace(window or Window(), train=train)
         self._batch_size, self._rank, self._world_size, self._workers = batch_size, rank, world_size, workers
         self._on_bad, self._max_bad, self._train, self._seed = on_bad, max_bad, train, seed
@@ -139,24 +183,35 @@ class Loader:
         return self._decoder.report(sorted({module.codec for module in self._modules.values()}))
 
     def keys_at(self, step: int) -> list[str]:
-        """Keys that this rank's batch holds at a step, if none of its samples is bad. Reads nothing."""
-        return [entry.key for entry, _ in self._entries(self._plan.at(self._slice(step * self._global_batch)))]
+        """Keys that this rank's batch holds at a step, if none of its samples is bad; "" for padding. Reads no tar."""
+        return [entry[0].key if entry else "" for entry in self._entries(self._pick(self._slice(step)))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch begins: a few numbers, the same on every rank. Batches decoded ahead do not count."""
-        return {"version": 1, "position": self._position, "seed": self._seed, "order": self._order}
+        """Where the next batch begins, and the bad samples this rank has met: small. Any rank's serves all of them.
+
+        Batches decoded ahead do not count.
+        """
+        bad = [asdict(sample) for sample in self.bad]
+        return {"version": _STATE, "position": self._position, "seed": self._seed, "order": self._order, "bad": bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to where `state_dict` was taken, at once, also with another batch size or number of ranks.
 
-        Raises ValueError if seed or samples are others than then: the sequence could not be continued.
+        Raises ValueError if seed, samples or micro-batches are others than then: the sequence could not be continued.
         """
+        if state.get("version") != _STATE:
+            raise ValueError(
+                f"this state has version {state.get('version')}, this omniloom continues version {_STATE}: begin the"
+                " run again, or go on with the omniloom that wrote it"
+            )
         if state["seed"] != self._seed or state["order"] != self._order:
             raise ValueError(
-                "this state belongs to another sequence: continue with the same corpus, split, mixture and seed"
-                f" (it had seed {state['seed']}, this loader has {self._seed}), or start a new run"
+                "this state belongs to another sequence: continue with the same corpus, split, mixture, micro-batches"
+                f" and seed (it had seed {state['seed']}, this loader has {self._seed}), or start a new run"
             )
         self._position = int(state["position"])
+        with self._lock:
+            self._bad = {sample["key"]: BadSample(**sample) for sample in state["bad"]}
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the present position; after the last one, from the start."""
@@ -171,16 +226,15 @@ class Loader:
             start = self._position
             while True:
                 while len(queue) <= (_BATCHES_AHEAD if self._workers else 0) and not self._is_over(start):
-                    queue.append(
-                        (start + self._global_batch, _later(coordinators, self._make, self._slice(start), pool))
-                    )
+                    positions = self._slice(start // self._global_batch)
+                    queue.append((start + self._global_batch, _later(coordinators, self._make, positions, pool)))
                     start += self._global_batch
                 if not queue:
                     return
                 end, batch_of = queue.popleft()
                 batch = batch_of()
                 self._position = end
-                if len(batch):
+                if len(batch) or self._world_size > 1:  # ranks that take unequally many steps wait for ever
                     yield batch
 
     # --- order ------------------------------------------------------------------------------------------------
@@ -193,56 +247,72 @@ class Loader:
     def _order(self) -> str:
         """Hash of everything that the sequence depends on beside seed and position."""
         rows = "".join(rows.digest for rows in self._rows)
-        return xxhash.xxh3_64_hexdigest(f"{rows}:{self._plan.weights}:{self._train}".encode())
+        return xxhash.xxh3_64_hexdigest(f"{rows}:{self._plan.weights}:{self._wishes}".encode())
 
     def _count(self, epochs: int | None) -> int | None:
         """Positions to go through in all."""
-        samples = sum(map(len, self._rows))
-        if not self._train:
-            if len(self._rows) > 1 or epochs not in {None, 1}:
-                raise ValueError(
-                    "evaluation goes once through one corpus: give no mixture and no epochs, or train=True"
-                )
-            return samples
-        if epochs is None:
+        if not self._train and (len(self._rows) > 1 or epochs not in {None, 1}):
+            raise ValueError("evaluation goes once through one corpus: give no mixture and no epochs, or train=True")
+        if self._train and epochs is None:
             return None
-        total = epochs * samples // self._global_batch * self._global_batch
+        total = (epochs or 1) * self._plan.length
+        if self._tail == "drop":
+            total -= total % self._global_batch
         if not total:
             raise ValueError(
-                f"{epochs = } of {samples} samples hold no full batch of {self._global_batch}: lower batch_size"
+                f"{epochs = } of {self._plan.length} samples hold no full batch of {self._global_batch}: lower"
+                " batch_size, or say tail='partial' or tail='pad'"
             )
         return total
 
     def _is_over(self, start: int) -> bool:
         return self._total is not None and start >= self._total
 
-    def _slice(self, start: int) -> Ints:
-        """This rank's positions of the global batch that begins at `start`: int64, at most (batch_size,)."""
-        first = start + self._rank * self._batch_size
-        positions = np.arange(first, first + self._batch_size, dtype=np.int64)
-        return positions if self._total is None else positions[positions < self._total]
+    def _slice(self, step: int) -> Ints:
+        """This rank's positions of a global batch: int64, at most (batch_size,); beyond the last if it is padded."""
+        start = step * self._global_batch
+        left = self._global_batch if self._total is None else min(self._global_batch, self._total - start)
+        if self._tail == "pad" or left == self._global_batch:
+            first = start + self._rank * self._batch_size
+            return np.arange(first, first + self._batch_size, dtype=np.int64)
+        # What is left, to all ranks alike and in whole micro-batches.
+        micros, size = left // self._plan.micro_batch, self._plan.micro_batch
+        first, last = (size * (micros * rank // self._world_size) for rank in (self._rank, self._rank + 1))
+        return np.arange(start + first, start + last, dtype=np.int64)
 
-    def _entries(self, pick: Pick) -> list[tuple[Entry, Window]]:
-        """What lies at picked places, with the window each is seen through."""
+    def _pick(self, positions: Ints, retry: int = 0) -> Pick:
+        """What lies at positions; padding at those beyond the last."""
+        if self._total is None:
+            return self._plan.at(positions, retry)
+        pick = self._plan.at(np.minimum(positions, self._total - 1), retry)
+        pick.row[positions >= self._total] = PADDING
+        return pick
+
+    def _entries(self, pick: Pick) -> list[tuple[Entry, Window] | None]:
+        """What lies at picked places, with the window each is seen through; None for padding."""
         found: list[tuple[Entry, Window] | None] = [None] * len(pick.row)
         for number, rows in enumerate(self._rows):
-            places = np.flatnonzero(pick.corpus == number)
+            places = np.flatnonzero((pick.corpus == number) & (pick.row != PADDING))
             for place, entry in zip(places, rows.take(pick.row[places]), strict=True):
                 seed = xxhash.xxh3_64_intdigest(f"{self._seed}:{pick.epoch[place]}:{entry.key}".encode())
                 found[place] = (entry, replace(self._window, seed=seed))
-        return [entry for entry in found if entry is not None]
+        return found
 
     # --- making a batch ---------------------------------------------------------------------------------------
 
     def _make(self, positions: Ints, pool: ThreadPoolExecutor | None) -> Batch:
-        entries = self._entries(self._plan.at(positions))
-        views = self._views(entries, pool)
-        keep: list[tuple[Entry, View]] = []
-        for position, (entry, _), view in zip(positions, entries, views, strict=True):
-            if not isinstance(view, BadSampleError):
-                keep.append((entry, view))
+        found = self._entries(self._pick(positions))
+        views = iter(self._views([item for item in found if item is not None], pool))
+        keep: list[tuple[Entry, View] | None] = []
+        for position, item in zip(positions, found, strict=True):
+            if item is None:
+                keep.append(None)
                 continue
-            self._note(entry, view)
+            view = next(views)
+            if not isinstance(view, BadSampleError):
+                keep.append((item[0], view))
+                continue
+            self._note(item[0], view)
             if self._train:
                 keep.append(self._substitute(position))
         return self._stack(keep)
@@ -278,7 +348,8 @@ class Loader:
         retry = 0
         while True:
             retry += 1
-            [item] = self._entries(self._plan.at(np.array([position], np.int64), retry))
+            [item] = self._entries(self._pick(np.array([position], np.int64), retry))
+            assert item is not None, "a substitute is a sample"
             [view] = self._views([item], None)
             if not isinstance(view, BadSampleError):
                 return item[0], view
@@ -306,12 +377,13 @@ class Loader:
                 with os.fdopen(handle, "wb", buffering=0) as file:  # one write: ranks append to the same file
                     file.write(line.encode())
 
-    def _stack(self, samples: Sequence[tuple[Entry, View]]) -> Batch:
+    def _stack(self, samples: Sequence[tuple[Entry, View] | None]) -> Batch:
+        """None is padding."""
         tensors: dict[str, torch.Tensor] = {}
         texts: dict[str, list[str]] = {}
         present: dict[str, torch.Tensor] = {}
         for name, module in self._modules.items():
-            values = [view[name] for _, view in samples]
+            values = [item[1][name] if item else None for item in samples]
             present[name] = torch.tensor([value is not None for value in values], dtype=torch.bool)
             if module.stem.kind == "text":
                 texts[name] = [value if isinstance(value, str) else "" for value in values]
@@ -322,8 +394,18 @@ class Loader:
                     row[...] = value
             tensor = torch.from_numpy(stacked)
             tensors[name] = tensor.pin_memory() if torch.cuda.is_available() else tensor
-        keys, sources = [entry.key for entry, _ in samples], [entry.source for entry, _ in samples]
+        keys = [item[0].key if item else "" for item in samples]
+        sources = [item[0].source if item else "" for item in samples]
         return Batch(keys, sources, tensors, present, texts)
+
+
+def _order(
+    rows: Rows, seed: int, wishes: Wishes, share: Sequence[str], buckets: Mapping[str, Sequence[float]]
+) -> Order:
+    """The order of one corpus's rows. In evaluation they are in order already."""
+    units = rows.per_unit if wishes.shuffle != "none" else np.array([len(rows)], np.int64)
+    sources = rows.sources if wishes.sources != "any" else None
+    return Order(units, seed, wishes, classes=rows.classes(share, buckets), sources=sources)
 
 
 def _modules(rows: Sequence[Rows], names: Sequence[str]) -> dict[str, Any]:

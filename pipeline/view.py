@@ -6,20 +6,15 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import xxhash
 
-from omniloom.modalities import Modality, codecs, load, short_name
+from omniloom.modalities import Modality, codecs
 from omniloom.modalities.base import Codec, Window
-from omniloom.pipeline.corpus import Corpus
-from omniloom.pipeline.joined import part_facts, tar_of
-from omniloom.pipeline.plan import Ints, derangement
+from omniloom.pipeline.joined import part_facts
 from omniloom.pipeline.reader import ShardReader
+from omniloom.pipeline.rows import Entry, Member
 
 if TYPE_CHECKING:
     from omniloom.pipeline.dali import DaliDecoder
@@ -41,95 +36,6 @@ class BadSampleError(ValueError):
             f"sample {entry.key} of {self.shard} has bad {modality}: {what}; run `omniloom check {entry.corpus}`,"
             " or go on without it with on_bad='skip'"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One part in its shard: the modality's struct of the sidecar row."""
-
-    tar: Path
-    column: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where one sample's parts lie; None for a modality that it lacks."""
-
-    key: str
-    source: str
-    corpus: Path
-    members: Mapping[str, Member | None]
-
-
-class Rows:
-    """The samples of one corpus that a loader goes through, and where their parts lie."""
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        names: Sequence[str],
-        split: str | None,
-        *,
-        by_key: bool,
-        permute: Sequence[str],
-        seed: int,
-    ) -> None:
-        """names: short names; those the corpus lacks are absent from every sample. by_key: sorted, not as written.
-
-        permute: modalities to be read from another sample, of another source where possible.
-        Raises ValueError if there is no sample, or nothing to permute.
-        """
-        self.corpus = corpus
-        self.modules: dict[str, Modality] = {
-            short_name(name): load(name) for name in corpus.modalities if short_name(name) in names
-        }
-        self._names = tuple(names)
-        table = corpus.table(["key", "unit", "source_id", *self.modules], split)
-        if not len(table):
-            where = f"split {split!r} of {corpus.path}" if split is not None else str(corpus.path)
-            raise ValueError(f"{where} holds no samples: `omniloom stats {corpus.path}` shows what there is")
-        table = table.sort_by("key") if by_key else table
-        self._table = table.combine_chunks()  # taking rows of many chunks would join them each time
-        unknown = [name for name in permute if name not in names]
-        if unknown:
-            raise ValueError(
-                f"permute names {', '.join(unknown)}, which is not among the modalities {', '.join(names)}"
-            )
-        self._donors = {name: self._deranged(name, seed) for name in permute if name in self.modules}
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of the keys in their order."""
-        return xxhash.xxh3_64_hexdigest("\n".join(self._table["key"].to_pylist()).encode())
-
-    def take(self, rows: Ints) -> list[Entry]:
-        """Entries at row numbers int64 (n,). About 20 us a sample."""
-        taken = self._table.take(pa.array(rows)).to_pylist()
-        swapped = {
-            name: self._table.select(["unit", name]).take(pa.array(donors[rows])).to_pylist()
-            for name, donors in self._donors.items()
-        }
-        entries: list[Entry] = []
-        for place, row in enumerate(taken):
-            origin = {name: swapped[name][place] if name in swapped else row for name in self.modules}
-            members = {name: self._member(origin[name], name) if name in origin else None for name in self._names}
-            entries.append(Entry(row["key"], row["source_id"], self.corpus.path, members))
-        return entries
-
-    def _member(self, row: Mapping[str, Any], name: str) -> Member | None:
-        column = row[name]
-        return None if column is None else Member(tar_of(self.corpus.path, row["unit"], name, column), column)
-
-    def _deranged(self, name: str, seed: int) -> Ints:
-        """For each row the one to read `name` from. Samples that lack it keep lacking it: they take from themselves."""
-        present = np.flatnonzero(self._table[name].is_valid().to_numpy())
-        sources = np.asarray(self._table["source_id"].to_pylist(), np.str_)[present]
-        donors = np.arange(len(self._table), dtype=np.int64)
-        donors[present] = present[derangement(sources, seed)]
-        return donors
 
 
 class Decoder:

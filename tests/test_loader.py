@@ -291,6 +291,10 @@ def test_a_missing_or_shortened_shard_is_a_bad_sample(tmp_path: Path) -> None:
         ({"modalities": ()}, "name the modalities"),
         ({"rank": 1}, "rank < world_size"),
         ({"batch_size": 100, "epochs": 1}, "lower batch_size"),
+        ({"micro_batch": 3}, "micro_batch divides batch_size, got 3 and 4"),
+        ({"share": ("audio",), "train": False}, "are for training"),
+        ({"buckets": {"caption.length": [3]}}, "no number 'caption.length'.* caption.size"),
+        ({"batch_size": 8, "micro_batch": 8, "split": "test"}, "no 8 of the 5 samples"),
         ({"permute": ("points",)}, "permute names points"),
         ({"backend": "cuda"}, "backend is auto, dali or cpu"),
         ({"mixture": {"a": 1.0}}, "give a corpus, or None and a mixture"),
@@ -323,3 +327,33 @@ def test_modalities_that_are_not_for_training_are_refused(tmp_path: Path) -> Non
     corpus = make_corpus(tmp_path, units=1, per_unit=1, modalities=("audio", *kinds))
     with pytest.raises(ValueError, match="is for looking"):
         make(corpus, ("audio", "video"))
+
+
+# --- batches of like samples ------------------------------------------------------------------------------------
+
+
+def test_micro_batches_share_modalities_lie_in_one_bucket_and_mix_sources_as_asked(corpus: Corpus) -> None:
+    facts = {row["key"]: row for row in corpus.table(["key", "source_id", "audio", "caption"]).to_pylist()}
+    middle = sorted(row["caption"]["size"] for row in facts.values())[TOTAL // 2]
+    loader = make(corpus, ("audio", "caption"), micro_batch=2, share=("audio",), buckets={"caption.size": [middle]})
+    for batch in islice(loader, 30):
+        for first, second in zip(batch.keys[::2], batch.keys[1::2], strict=True):
+            a, b = facts[first], facts[second]
+            assert (a["audio"] is None) == (b["audio"] is None)
+            assert (a["caption"]["size"] < middle) == (b["caption"]["size"] < middle)
+    same: dict[str, int] = {}
+    for sources in ("any", "apart", "together"):
+        loader = make(corpus, ("caption",), micro_batch=2, sources=sources)
+        drawn = [loader.keys_at(step) for step in range(300)]
+        pairs = [pair for keys in drawn for pair in zip(keys[::2], keys[1::2], strict=True)]
+        same[sources] = sum(facts[a]["source_id"] == facts[b]["source_id"] for a, b in pairs)
+    assert 2 * same["apart"] < same["any"] < 75 < 300 < same["together"], "of 600 pairs; a source has three clips"
+
+
+def test_damage_found_before_a_stop_counts_after_it(damaged: tuple[Corpus, str]) -> None:
+    corpus, key = damaged
+    loader = make(corpus, on_bad="skip", epochs=1)
+    list(loader)
+    resumed = make(corpus, on_bad="skip", epochs=1)
+    resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert [bad.key for bad in resumed.bad] == [key]
