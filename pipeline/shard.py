@@ -18,7 +18,7 @@ from typing import Any
 import xxhash
 
 from omniloom.modalities import Drop, Modality, Part, Sample, load, short_name
-from omniloom.pipeline.commit import Unfinished, locked, remove_dead, write_durably
+from omniloom.pipeline.commit import Link, Unfinished, locked, remove_dead, write_durably
 from omniloom.pipeline.sidecar import (
     CORE_FACTS,
     FORMAT_VERSION,
@@ -27,6 +27,7 @@ from omniloom.pipeline.sidecar import (
     canonical_json,
     drops_bytes,
     read_sidecar,
+    schema_of,
     sidecar_bytes,
 )
 from omniloom.pipeline.signals import SIGNALS
@@ -102,7 +103,7 @@ def write_unit(corpus: Path, unit: int, outcomes: Iterable[Sample | Drop], modal
         tar = TarWriter(tar_file.file)
         for outcome in outcomes:
             if isinstance(outcome, Drop):
-                drops.append(_drop_row(outcome, unit))
+                drops.append(drop_row(outcome, unit))
                 continue
             if outcome.key in seen:
                 raise ValueError(f"two samples of unit {unit} have the key {outcome.key}: keys must differ")
@@ -117,7 +118,7 @@ def write_unit(corpus: Path, unit: int, outcomes: Iterable[Sample | Drop], modal
             dropped=dict(sorted(Counter(row["reason"] for row in drops).items())),
         )
         drops_file.file.write(drops_bytes(drops, unit))
-        sidecar_file.file.write(sidecar_bytes(rows, modalities, record))
+        sidecar_file.file.write(sidecar_bytes(rows, schema_of(modalities), record))
         for out in (tar_file, drops_file, sidecar_file):
             out.finish()
         if not publish_unit(corpus, tar_file if rows else paths.tar, [drops_file], sidecar_file):
@@ -127,7 +128,7 @@ def write_unit(corpus: Path, unit: int, outcomes: Iterable[Sample | Drop], modal
 
 def publish_unit(
     corpus: Path,
-    tar: Unfinished | Path,
+    tar: Unfinished | Link | Path,
     others: Sequence[Unfinished],
     sidecar: Unfinished,
     still_wanted: Callable[[], None] | None = None,
@@ -155,7 +156,7 @@ def write_drops(corpus: Path, name: str, drops: Iterable[Drop]) -> None:
     """Records drops that belong to no unit, as drops/<name>.parquet, in place of those it held before."""
     if name.isdigit():
         raise ValueError(f"numbers name the drops of units, got {name!r}: give a word")
-    rows = [_drop_row(drop, None) for drop in drops]
+    rows = [drop_row(drop, None) for drop in drops]
     write_durably(Path(corpus) / "drops" / f"{name}.parquet", drops_bytes(rows, None))
 
 
@@ -252,7 +253,7 @@ def piece_hash(data: bytes, offset: int, size: int) -> int:
     return xxhash.xxh3_64_intdigest(memoryview(data)[offset : offset + size])
 
 
-def _drop_row(drop: Drop, unit: int | None) -> dict[str, Any]:
+def drop_row(drop: Drop, unit: int | None) -> dict[str, Any]:
     return {
         "unit": unit,
         "path": text_of(drop.path),

@@ -14,15 +14,18 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from omniloom.modalities import Modality, codecs, load, short_name
-from omniloom.modalities.base import Codec, Window
+from omniloom.modalities import Clip, Modality, Rejected, SourceId, codecs, load, short_name
+from omniloom.modalities.base import Codec, Window, codec_of
 from omniloom.pipeline.corpus import Corpus
 from omniloom.pipeline.joined import part_facts, tar_of
+from omniloom.pipeline.movies import IN_MOVIES, frames_in, sound_in
 from omniloom.pipeline.plan import Ints, derangement
 from omniloom.pipeline.reader import ShardReader
 
 if TYPE_CHECKING:
     from omniloom.pipeline.dali import DaliDecoder
+
+_OF_MOVIES = ("video", "start_ns", "end_ns")
 
 View: TypeAlias = Mapping[str, "np.ndarray | str | None"]
 """By modality: the array or text that its stem describes; None where the sample lacks it."""
@@ -49,6 +52,8 @@ class Member:
 
     tar: Path
     column: Mapping[str, Any]
+    movie: Clip | None = None
+    """Of the sample, where the part is its movie and the modality is to be taken from that: see `movies.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,11 @@ class Rows:
             short_name(name): load(name) for name in corpus.modalities if short_name(name) in names
         }
         self._names = tuple(names)
-        table = corpus.table(["key", "unit", "source_id", *self.modules], split)
+        self._stored = tuple(self.modules)
+        self._from_movies = _from_movies(corpus, names)
+        self.modules |= {name: load(name) for name in self._from_movies}
+        also = _OF_MOVIES if self._from_movies else ()
+        table = corpus.table(list(dict.fromkeys(["key", "unit", "source_id", *self._stored, *also])), split)
         if not len(table):
             where = f"split {split!r} of {corpus.path}" if split is not None else str(corpus.path)
             raise ValueError(f"{where} holds no samples: `omniloom stats {corpus.path}` shows what there is")
@@ -109,7 +118,7 @@ class Rows:
         """Entries at row numbers int64 (n,). About 20 us a sample."""
         taken = self._table.take(pa.array(rows)).to_pylist()
         swapped = {
-            name: self._table.select(["unit", name]).take(pa.array(donors[rows])).to_pylist()
+            name: self._table.select(["unit", *self._columns(name)]).take(pa.array(donors[rows])).to_pylist()
             for name, donors in self._donors.items()
         }
         entries: list[Entry] = []
@@ -120,12 +129,24 @@ class Rows:
         return entries
 
     def _member(self, row: Mapping[str, Any], name: str) -> Member | None:
-        column = row[name]
-        return None if column is None else Member(tar_of(self.corpus.path, row["unit"], name, column), column)
+        column, clip = row.get(name), None
+        if column is None and name in self._from_movies:
+            name, column, clip = "video", row["video"], Clip(SourceId(""), row["start_ns"], row["end_ns"])
+        return None if column is None else Member(tar_of(self.corpus.path, row["unit"], name, column), column, clip)
+
+    def _columns(self, name: str) -> list[str]:
+        """Of the table, those that tell where the modality lies."""
+        own = [name] if name in self._stored else []
+        return [*own, *_OF_MOVIES] if name in self._from_movies else own
 
     def _deranged(self, name: str, seed: int) -> Ints:
         """For each row the one to read `name` from. Samples that lack it keep lacking it: they take from themselves."""
-        present = np.flatnonzero(self._table[name].is_valid().to_numpy())
+        there = [
+            self._table[one].is_valid().to_numpy()
+            for one in self._columns(name)
+            if one in self.modules or one == "video"
+        ]
+        present = np.flatnonzero(np.any(there, axis=0))
         sources = np.asarray(self._table["source_id"].to_pylist(), np.str_)[present]
         donors = np.arange(len(self._table), dtype=np.int64)
         donors[present] = present[derangement(sources, seed)]
@@ -143,7 +164,7 @@ class Decoder:
     def report(self, codecs_used: Sequence[str]) -> str:
         """For example "jpeg: dali (cpu) 96 pieces; json: cpu 24 pieces"."""
         lines: list[str] = []
-        for codec in codecs_used:
+        for codec in sorted({*codecs_used, *(name for name, _ in self._ran)}):
             ran = [f"{who} {count} pieces" for (name, who), count in sorted(self._ran.items()) if name == codec]
             lines.append(f"{codec}: {', '.join(ran) or 'nothing decoded yet'}")
         return "; ".join(lines)
@@ -151,7 +172,11 @@ class Decoder:
     def decode(self, codec: Codec, pieces: Sequence[bytes]) -> list[Any]:
         """On the CPU, by our own codecs. Raises ValueError for damaged bytes."""
         self._count(codec, "cpu", len(pieces))
-        return [codecs.decode(codec, piece) for piece in pieces]
+        made: dict[int, Any] = {}
+        for piece in pieces:  # one that is shown twice is the same object twice
+            if id(piece) not in made:
+                made[id(piece)] = codecs.decode(codec, piece)
+        return [made[id(piece)] for piece in pieces]
 
     def _count(self, codec: Codec, who: str, pieces: int) -> None:
         with self._lock:
@@ -163,8 +188,8 @@ class Decoder:
         by_codec: dict[Codec, list[tuple[list[Any], int]]] = {}
         for sample in samples:
             for name, fetched in sample.items():
-                if fetched is not None:
-                    places = by_codec.setdefault(modules[name].codec, [])
+                if fetched is not None and not fetched.decoded:
+                    places = by_codec.setdefault(codec_of(modules[name], fetched.facts), [])
                     places += ((fetched.pieces, position) for position in range(len(fetched.pieces)))
         for codec, places in by_codec.items():
             arrays = self.dali.decode(codec, [pieces[position] for pieces, position in places])
@@ -186,6 +211,7 @@ class Fetched:
     facts: Mapping[str, Any]
     pieces: list[Any]
     """Bytes, or what they decode to."""
+    decoded: bool = False
 
 
 def fetch(
@@ -202,9 +228,14 @@ def fetch(
             fetched[name] = None
             continue
         try:
+            if member.movie is not None:
+                fetched[name] = _taken(name, member, member.movie, window, reader)
+                continue
             facts, pieces = _read_pieces(member, module, window, reader)
-            fetched[name] = Fetched(facts, pieces if decoder is None else decoder.decode(module.codec, pieces))
-        except ValueError as error:
+            if decoder is not None:
+                pieces = decoder.decode(codec_of(module, facts), pieces)
+            fetched[name] = Fetched(facts, pieces, decoded=decoder is not None)
+        except (ValueError, Rejected) as error:
             raise BadSampleError(entry, name, str(error)) from error
     return fetched
 
@@ -227,6 +258,20 @@ def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetche
     return view
 
 
+def _taken(name: str, member: Member, clip: Clip, window: Window, reader: ShardReader) -> Fetched | None:
+    """Frames that the window shows, or all the sound, out of the sample's movie; None if it has none."""
+    column = member.column
+    movie = reader.read(member.tar, column["offset"], column["size"], column["xxh3"])
+    if name == "audio":
+        sound = sound_in(movie, part_facts(column), clip)
+        if sound is None:
+            return None
+        facts = {"num_samples": len(sound.samples), "sample_rate_hz": sound.sample_rate_hz}
+        return Fetched(facts, [sound.samples], decoded=True)
+    frames = frames_in(movie, part_facts(column), clip, load("frames").Config(), window)
+    return Fetched({"pts_ns": frames.pts_ns.tolist()}, list(frames.rgb), decoded=True)
+
+
 def _read_pieces(
     member: Member, module: Modality, window: Window, reader: ShardReader
 ) -> tuple[Mapping[str, Any], list[Any]]:
@@ -242,6 +287,17 @@ def _read_pieces(
         if (offset, size) not in read:  # a frame may be shown twice
             read[offset, size] = reader.read(member.tar, column["offset"] + offset, size, hashes.get((offset, size)))
     return shown, [read[span] for span in spans]
+
+
+def _from_movies(corpus: Corpus, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the names that are taken from movies where a sample lacks the part.
+
+    Not what a build was to make: if a sample lacks it, there is none.
+    """
+    stored = {short_name(name) for name in corpus.modalities}
+    if "video" not in stored:
+        return ()
+    return tuple(name for name in IN_MOVIES if name in names and (corpus.is_indexed or name not in stored))
 
 
 def _dali(backend: Literal["auto", "dali", "cpu"], threads: int) -> DaliDecoder | None:

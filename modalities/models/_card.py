@@ -207,7 +207,6 @@ class Card:
         away = "" if out.facing == "camera" else " pointing away"
         return n, f"normals from {out.axes if isinstance(out.axes, str) else ', '.join(out.axes)} axes{away}"
 
-
     def mirrored_back(self, what: str, answer: np.ndarray) -> np.ndarray:
         """The network's own numbers (n, h, w, c) for mirrored pictures, as they would be for the pictures."""
         back = answer[:, :, ::-1]
