@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -163,5 +163,4 @@ def _is_whole(kind: str | None, data: bytes) -> bool:
 
 
 def _samples(frame: Any) -> np.ndarray:
-    plane = cast("Any", frame.planes[0])
-    return np.frombuffer(memoryview(plane), np.int16)[: frame.samples].copy()
+    return np.frombuffer(memoryview(frame.planes[0]), np.int16)[: frame.samples].copy()

@@ -41,7 +41,7 @@ MOVIES = ("mp4", "m4v", "mov", "mkv", "webm")
 SOUNDS = ("wav", "flac", "mp3", "m4a", "ogg", "opus", "aac")
 TEXTS = ("txt", "text", "caption")
 
-_NAME = re.compile(r"((?:.*/|)[^./][^.]*)\.([^/]+)", re.DOTALL)
+_NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]+)", re.DOTALL)
 """Key and suffix, parted at the first dot of the file's name, as webdataset does it; hidden files are no match."""
 _PLAIN_KEY = re.compile(r"[0-9A-Za-z_-]{1,56}")
 _MAX_FACT = 1000

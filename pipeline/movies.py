@@ -21,6 +21,7 @@ from omniloom.pipeline.tape import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     import av
+    import av.video
     from av.container import InputContainer
 
 IN_MOVIES = ("frames", "audio")

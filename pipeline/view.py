@@ -222,6 +222,7 @@ def fetch(
     Raises BadSampleError, naming the modality.
     """
     fetched: dict[str, Any] = {}
+    movies: dict[tuple[Path, int], bytes] = {}
     for name, module in modules.items():
         member = entry.members[name]
         if member is None:
@@ -229,7 +230,10 @@ def fetch(
             continue
         try:
             if member.movie is not None:
-                fetched[name] = _taken(name, member, member.movie, window, reader)
+                place = member.tar, member.column["offset"]
+                if place not in movies:  # one movie gives frames and sound
+                    movies[place] = reader.read(*place, member.column["size"], member.column["xxh3"])
+                fetched[name] = _taken(name, movies[place], member.column, member.movie, window)
                 continue
             facts, pieces = _read_pieces(member, module, window, reader)
             if decoder is not None:
@@ -258,10 +262,8 @@ def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetche
     return view
 
 
-def _taken(name: str, member: Member, clip: Clip, window: Window, reader: ShardReader) -> Fetched | None:
+def _taken(name: str, movie: bytes, column: Mapping[str, Any], clip: Clip, window: Window) -> Fetched | None:
     """Frames that the window shows, or all the sound, out of the sample's movie; None if it has none."""
-    column = member.column
-    movie = reader.read(member.tar, column["offset"], column["size"], column["xxh3"])
     if name == "audio":
         sound = sound_in(movie, part_facts(column), clip)
         if sound is None:
