@@ -67,8 +67,8 @@ def decode_picture(data: bytes) -> np.ndarray:
             if picture.mode.startswith("I"):  # 16-bit grey: Pillow would clip it, not scale it
                 grey = np.clip(np.asarray(picture, np.int64) >> 8, 0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
-            upright = ImageOps.exif_transpose(picture) or picture
-            return np.asarray(upright.convert("RGB"))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return np.asarray(picture.convert("RGB"))
         # Pillow's own list of what broken files raise, SyntaxError included.
         except (OSError, SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:
             raise ValueError(f"damaged picture: {error}") from error

@@ -42,7 +42,6 @@ from omniloom.pipeline.sidecar import (
     FORMAT_VERSION,
     Record,
     drops_bytes,
-    indexed_schema,
     read_sealed,
     sealed_bytes,
     sidecar_bytes,
@@ -317,7 +316,7 @@ def _commit(out: Path, tar: _Tar, rows: Sequence[dict[str, Any]], drops: Sequenc
         for folder in (paths.sidecar.parent, paths.drops.parent):
             remove_dead(folder)
         drops_file.file.write(drops_bytes([drop_row(_readable(drop), tar.unit) for drop in drops], tar.unit))
-        sidecar_file.file.write(sidecar_bytes(rows, indexed_schema(MODALITIES), record))
+        sidecar_file.file.write(sidecar_bytes(rows, MODALITIES, record, indexed=True))
         for unfinished in (drops_file, sidecar_file):
             unfinished.finish()
         publish_unit(out, link, [drops_file], sidecar_file)

@@ -27,7 +27,6 @@ from omniloom.pipeline.sidecar import (
     canonical_json,
     drops_bytes,
     read_sidecar,
-    schema_of,
     sidecar_bytes,
 )
 from omniloom.pipeline.signals import SIGNALS
@@ -118,7 +117,7 @@ def write_unit(corpus: Path, unit: int, outcomes: Iterable[Sample | Drop], modal
             dropped=dict(sorted(Counter(row["reason"] for row in drops).items())),
         )
         drops_file.file.write(drops_bytes(drops, unit))
-        sidecar_file.file.write(sidecar_bytes(rows, schema_of(modalities), record))
+        sidecar_file.file.write(sidecar_bytes(rows, modalities, record))
         for out in (tar_file, drops_file, sidecar_file):
             out.finish()
         if not publish_unit(corpus, tar_file if rows else paths.tar, [drops_file], sidecar_file):

@@ -135,8 +135,11 @@ def column_schema(modality: str) -> pa.Schema:
     )
 
 
-def sidecar_bytes(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, record: Record) -> bytes:
-    """A sealed Parquet file of the rows. The same rows give the same bytes."""
+def sidecar_bytes(
+    rows: Sequence[Mapping[str, Any]], modalities: Sequence[str], record: Record, *, indexed: bool = False
+) -> bytes:
+    """A sealed Parquet file of the rows. The same rows give the same bytes. indexed: of a tar that others wrote."""
+    schema = indexed_schema(modalities) if indexed else schema_of(modalities)
     table = pa.Table.from_pylist(list(rows), schema=schema)
     return sealed_bytes(table, {"format": FORMAT_VERSION, **asdict(record)})
 
