@@ -19,6 +19,7 @@ _NOT_MODALITIES = {
     "codecs",
     "geometry",
     "mp4",
+    "others",
     "remux",
     "cameras",
     "motion",

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 FactType = Literal["string", "int64", "double", "bool", "list<int64>", "list<double>", "list<string>"]
 """Arrow types a modality may declare for the sidecar columns of its own."""
 
-Codec = Literal["jpeg", "png", "flac", "npy", "json", "mp4"]
-"""How one piece of a member becomes an array; `codecs.py` reads all of them, DALI most."""
+Codec = Literal["jpeg", "png", "flac", "npy", "json", "mp4", "picture", "sound", "movie", "text"]
+"""How one piece of a member becomes an array; `codecs.py` reads all of them, DALI most.
+
+The last four read what other people store (`others.py`): no modality writes them.
+"""
 
 
 # --- extraction: what a modality sees of a clip ---------------------------------------------------------------
@@ -327,10 +330,16 @@ def recorder_of(modality: Modality, config: Any) -> AnyRecorder | None:
     return make(config) if make else None
 
 
+def codec_of(modality: Modality, facts: Mapping[str, Fact]) -> Codec:
+    """How the pieces of a part become arrays: as its modality writes them, unless its facts say `stored_as`."""
+    return cast(Codec, facts.get("stored_as") or modality.codec)
+
+
 def read(modality: Modality, part: Part) -> Any:
     """The value of an encoded part: pieces -> codec -> assemble, on the CPU. Raises ValueError for damaged bytes."""
     from omniloom.modalities import codecs
 
     spans = modality.pieces(part.facts, len(part.data))
-    decoded = [codecs.decode(modality.codec, part.data[offset : offset + size]) for offset, size in spans]
+    codec = codec_of(modality, part.facts)
+    decoded = [codecs.decode(codec, part.data[offset : offset + size]) for offset, size in spans]
     return modality.assemble(decoded, part.facts)

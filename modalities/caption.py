@@ -27,7 +27,7 @@ from omniloom.modalities.base import Ask, Codec, FactType, Footage, Made, ModelR
 from omniloom.modalities.base import all_facts as narrow
 from omniloom.modalities.base import whole_member as pieces
 from omniloom.modalities.models import caption_sound, caption_tags, family_of
-from omniloom.modalities.models.caption_given import KINDS, Kind, given
+from omniloom.modalities.models.caption_given import KINDS, Kind, given, texts_of
 from omniloom.modalities.models.caption_merge import Heard, merged
 from omniloom.modalities.sample import Fact, Part, Rejected
 
@@ -202,7 +202,9 @@ def encode(value: Captions) -> Part:
 
 
 def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Captions:
-    """Captions from the JSON object. Raises ValueError if it is not one of ours."""
+    """Captions from the JSON object, or from what other people wrote. Raises ValueError if it is neither."""
+    if facts.get("stored_as"):
+        return others_captions(pieces[0])
     try:
         return Captions(
             *(
@@ -212,6 +214,20 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Captions:
         )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"damaged captions: {error!r}") from error
+
+
+def others_captions(stored: Any) -> Captions:
+    """Captions from a text, which is one, or from a JSON record with "caption", "captions", "text", "visual", ..."""
+    found: dict[Kind, list[Text]] = {kind: [] for kind in KINDS}
+    try:
+        if isinstance(stored, str):
+            _add(found, {"omni": [stored]}, "given:txt")
+        else:
+            named = isinstance(stored, dict) and not {"caption", "captions", *KINDS} & {*stored}
+            _add(found, texts_of({"caption": stored.get("text")} if named else stored), "given:json")
+    except ValueError as error:
+        raise ValueError(f"damaged captions: {error}") from error
+    return Captions(*(tuple(found[kind]) for kind in KINDS))
 
 
 def tensor(value: Captions, window: Window) -> str:

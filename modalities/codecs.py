@@ -6,6 +6,8 @@ every decoder raises ValueError, and nothing else, for bytes that are damaged or
     jpeg  uint8 (H, W, 3), lossy           flac  int16 (N,), mono, lossless
     png   uint8 (H, W, 3) or uint16 (H, W)  npy   any numeric array, never a pickle
     json  any JSON value                    mp4   Frames(rgb uint8 (T, H, W, 3), pts_ns int64 (T,))
+
+picture, sound, movie and text read what other people wrote: see `others.py`.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from omniloom.modalities import others
 from omniloom.modalities.base import Codec, Frames
 from omniloom.modalities.sample import NS_PER_S
 
 if TYPE_CHECKING:
     import av
     import av.container
+    import av.video
 
 JPEG_QUALITY = 90
 """Measured on real frames: visually clean, and 4:2:0 as the sources themselves are."""
@@ -211,7 +215,7 @@ def _decode_mp4(data: bytes) -> Frames:
 
     try:
         with av.open(io.BytesIO(data), "r", format="mov", options={"advanced_editlist": "0"}) as container:
-            rgb, pts_ns = _pictures(container)
+            rgb, pts_ns = pictures_of(container, container.streams.video[0])
     except (av.FFmpegError, IndexError, UnicodeDecodeError, MemoryError) as error:
         raise ValueError(f"damaged MP4: {error}") from error
     if not rgb or len({picture.shape for picture in rgb}) != 1:
@@ -219,8 +223,10 @@ def _decode_mp4(data: bytes) -> Frames:
     return Frames(np.stack(rgb), np.array(pts_ns, np.int64))
 
 
-def _pictures(container: av.container.InputContainer) -> tuple[list[np.ndarray], list[int]]:
-    stream = container.streams.video[0]
+def pictures_of(
+    container: av.container.InputContainer, stream: av.video.VideoStream
+) -> tuple[list[np.ndarray], list[int]]:
+    """Every picture of the stream, uint8 (H, W, 3) and upright, with its time in ns. Raises ValueError for damage."""
     # One thread: with slice threads FFmpeg hides damage, and pixels can depend on their number.
     stream.codec_context.thread_count = 1
     rgb: list[np.ndarray] = []
@@ -230,7 +236,7 @@ def _pictures(container: av.container.InputContainer) -> tuple[list[np.ndarray],
         if matrix is None:  # the stream's: and reading it of every frame would keep them all in memory
             matrix = _display_matrix(frame)
         if frame.is_corrupt or frame.pts is None or frame.time_base is None:
-            raise ValueError(f"damaged MP4: picture {len(rgb)} is corrupt")
+            raise ValueError(f"damaged {container.format.name}: picture {len(rgb)} is corrupt")
         rgb.append(_upright(frame.to_ndarray(format="rgb24"), *matrix))
         pts_ns.append(round(frame.pts * frame.time_base * NS_PER_S))
     return rgb, pts_ns
@@ -268,5 +274,9 @@ _DECODERS = cast(
         "npy": _decode_npy,
         "json": _decode_json,
         "mp4": _decode_mp4,
+        "picture": others.decode_picture,
+        "sound": others.decode_sound,
+        "movie": others.decode_movie,
+        "text": others.decode_text,
     },
 )

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from omniloom.modalities import Modality, Part, Rejected, load
 from omniloom.modalities.base import Frames, SoundBlock, Waveform, read
 from omniloom.modalities.sample import Clip
-from omniloom.pipeline.picture import Scaler
-from omniloom.pipeline.probe import probe
-from omniloom.pipeline.sampling import sample_times
-from omniloom.pipeline.sound import STRETCH_NS, Soundtrack
-from omniloom.pipeline.tape import SAMPLE_RATE_HZ, sample_at
+from omniloom.pipeline.movies import frames_in, sound_in
+from omniloom.pipeline.sound import STRETCH_NS
+from omniloom.pipeline.tape import sample_at
 
 
 def frames_of(parts: Mapping[str, Part], clip: Clip, settings: Any) -> Frames | None:
@@ -30,7 +23,10 @@ def frames_of(parts: Mapping[str, Part], clip: Clip, settings: Any) -> Frames | 
     """
     if "frames" in parts:
         return read(load("frames"), parts["frames"])
-    return _from_movie(parts["video"], clip, settings) if "video" in parts else None
+    if "video" not in parts:
+        return None
+    movie = parts["video"]
+    return frames_in(movie.data, movie.facts, clip, settings)
 
 
 def sound_of(parts: Mapping[str, Part], clip: Clip) -> Waveform | None:
@@ -39,11 +35,8 @@ def sound_of(parts: Mapping[str, Part], clip: Clip) -> Waveform | None:
         return read(load("audio"), parts["audio"])
     if "video" not in parts or not parts["video"].facts["has_audio"]:
         return None
-    with _as_file(parts["video"].data) as path:
-        heard = Soundtrack(path, probe(path)).read(0, clip.duration_ns)
-    if heard.damage:
-        raise ValueError(f"damaged MP4: {heard.damage[0].detail}")
-    return Waveform(heard.samples, SAMPLE_RATE_HZ) if heard.present.any() else None
+    movie = parts["video"]
+    return sound_in(movie.data, movie.facts, clip)
 
 
 class Values(Mapping[str, Any]):
@@ -122,43 +115,3 @@ def joined(block: Touching, sounds: Iterator[tuple[Clip, Waveform | None]]) -> S
             fitting = sound.samples[: len(samples) - at]
             samples[at : at + len(fitting)] = fitting
     return SoundBlock(block.start_ns, samples) if audible else None
-
-
-def _from_movie(part: Part, clip: Clip, settings: Any) -> Frames:
-    """Frames on screen at the sampled times: the movie is decoded as far as the last of them, and held nowhere."""
-    import av
-    import av.error
-
-    pts_ns, skip = cast("list[int]", part.facts["pts_ns"]), cast(int, part.facts["skip"])
-    times = sample_times(0, clip.duration_ns, settings.per_second, settings.at_least)
-    chosen = [max(0, bisect_right(pts_ns, time_ns) - 1) for time_ns in times]
-    wanted = {index + skip for index in chosen}
-    scaler = Scaler(float(cast(float, part.facts["pixel_aspect"]) or 1.0))
-    kept: dict[int, np.ndarray] = {}
-    size: tuple[int, int] | None = None
-    try:
-        # Pictures that the edit list hides are counted too: the facts tell how many there are.
-        with av.open(io.BytesIO(part.data), "r", format="mov", options={"advanced_editlist": "0"}) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            for index, frame in enumerate(container.decode(stream)):
-                if index in wanted:
-                    size = size or scaler.size(frame, settings.short_side)
-                    kept[index] = scaler.rgb(frame, size)
-                if len(kept) == len(wanted):
-                    break
-    except (av.error.FFmpegError, IndexError, UnicodeDecodeError, MemoryError) as error:
-        raise ValueError(f"damaged MP4: {error}") from error
-    if len(kept) != len(wanted):
-        raise ValueError(f"damaged MP4: {len(kept)} of {len(wanted)} sampled pictures could be decoded")
-    rgb = np.stack([kept[index + skip] for index in chosen])
-    return Frames(rgb, np.array([pts_ns[index] for index in chosen], np.int64))
-
-
-@contextmanager
-def _as_file(data: bytes) -> Iterator[str]:
-    """The path of a file that holds the bytes for a while: media is opened by name."""
-    with tempfile.TemporaryDirectory(prefix="loom-") as folder:
-        path = Path(folder) / "clip.mp4"
-        path.write_bytes(data)
-        yield str(path)

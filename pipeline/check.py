@@ -19,8 +19,9 @@ from omniloom.pipeline.columns import PRESENT, Column, column_names, open_column
 from omniloom.pipeline.commit import unfinished_files
 from omniloom.pipeline.corpus import Corpus, open_corpus
 from omniloom.pipeline.joined import part_facts, sample_facts, sample_signals
-from omniloom.pipeline.shard import shard_paths
+from omniloom.pipeline.shard import shard_paths, text_of
 from omniloom.pipeline.sidecar import Record, read_column, read_drops, read_sidecar
+from omniloom.pipeline.untar import Listed, members
 
 _CHUNK = 1 << 20
 
@@ -48,8 +49,8 @@ class _Tar:
     rows: Sequence[Row]
     suffixes: Mapping[str, str]
     """Of its members, by the struct in the rows that says where they lie."""
-    says: tuple[str, Callable[[Row], Mapping[str, Any]]]
-    """Which of them is JSON, and what it must say, given the row."""
+    says: tuple[str, Callable[[Row], Mapping[str, Any]]] | None
+    """Which of them is JSON, and what it must say, given the row; None for a tar that other people wrote."""
 
 
 def check(corpus: Corpus | Path | str, on_progress: Callable[[int, int], None] | None = None) -> list[Fault]:
@@ -118,7 +119,7 @@ def _shard_faults(corpus: Corpus, unit: int) -> tuple[list[Row] | None, list[Fau
         record=record,
         rows=rows,
         suffixes={**suffixes, "json": "json"},
-        says=("json", lambda row: _json_of(row, list(suffixes))),
+        says=None if corpus.is_indexed else ("json", lambda row: _json_of(row, list(suffixes))),
     )
     faults += _tar_faults(tar)
     for row in rows:
@@ -225,19 +226,24 @@ def _content_faults(tar: _Tar, file: BinaryIO) -> Iterator[Fault]:
     if sha256.hexdigest() != tar.record.tar_sha256:
         yield Fault(tar.name, "", "is damaged: its sha256 is not the one its sidecar states")
     expected: dict[str, tuple[int, int]] = {}
-    says, what_of = tar.says
     for row in tar.rows:
         for suffix, struct in sorted((suffix, struct) for struct, suffix in tar.suffixes.items()):
             member = row[struct]
             if member is None:
                 continue
-            expected[f"{row['key']}.{suffix}"] = (member["offset"], member["size"])
+            expected[member.get("member") or f"{row['key']}.{suffix}"] = (member["offset"], member["size"])
             file.seek(member["offset"])
             data = file.read(member["size"])
             if xxhash.xxh3_64_intdigest(data) != member["xxh3"]:
                 yield Fault(tar.name, row["key"], f"{suffix} does not match its hash")
-            elif struct == says:
-                yield from (Fault(tar.name, row["key"], what) for what in _json_faults(suffix, data, what_of(row)))
+            elif tar.says is not None and struct == tar.says[0]:
+                yield from (Fault(tar.name, row["key"], what) for what in _json_faults(suffix, data, tar.says[1](row)))
+    if tar.says is None:
+        # Members that no part is made of are none of ours, and of a name that is there twice the first counts.
+        there = {(text_of(item.name), item.offset, item.size) for item in members(file) if isinstance(item, Listed)}
+        lost = {(name, *where) for name, where in expected.items()} - there
+        yield from (Fault(tar.name, "", f"{name} is no longer at byte {offset}") for name, offset, _ in sorted(lost))
+        return
     yield from _listing_faults(tar.name, file, expected)
 
 

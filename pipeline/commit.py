@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -51,6 +52,21 @@ class Unfinished:
         if not self._published:
             self.path.unlink(missing_ok=True)
         self.file.close()  # last: closing gives the lock up
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A name for a file that lies elsewhere and stays there."""
+
+    final: Path
+    target: Path
+
+    def publish(self) -> None:
+        """Makes the symbolic link, durably. Replaces a file of that name."""
+        temporary = self.final.with_name(f".{self.final.name}.{secrets.token_hex(6)}.link")
+        temporary.symlink_to(self.target)
+        temporary.replace(self.final)
+        sync_folder(self.final.parent)
 
 
 def write_durably(path: Path, data: bytes) -> None:

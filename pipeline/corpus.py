@@ -75,6 +75,11 @@ class Corpus:
         return self._rows.modalities
 
     @property
+    def is_indexed(self) -> bool:
+        """Whether its shards are links to other people's tars: see `pipeline/index.py`."""
+        return "index" in self.description["recipe"]
+
+    @property
     def columns(self) -> Mapping[str, Column]:
         """Modalities that were added later: what made them, and their licence. As of the first time any is asked."""
         return self._rows.columns

@@ -102,7 +102,7 @@ class DaliDecoder:
 
 def _kind(codec: Codec, piece: bytes) -> str | None:
     """Which pipeline reads the piece: pieces of one batch must agree in type. None where DALI has no reader."""
-    if codec == "jpeg":
+    if codec in {"jpeg", "picture"}:
         return "rgb"
     if codec == "png":
         bit_depth, colour_type = struct.unpack_from("BB", piece, 24) if len(piece) > 26 else (0, 0)  # of IHDR

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omniloom.modalities.sample import NS_PER_S, Rejected, to_ns
 from omniloom.pipeline.foresight import Foresight, Wants
-from omniloom.pipeline.probe import MAX_PIXELS, VideoInfo, open_media, say
+from omniloom.pipeline.probe import MAX_PIXELS, Media, VideoInfo, open_media, say
 
 if TYPE_CHECKING:
     import av
@@ -43,7 +43,7 @@ class Damage:
 
 
 def pictures(
-    path: str,
+    path: Media,
     info: VideoInfo,
     *,
     from_ns: int | None = None,
@@ -120,7 +120,7 @@ def pictures(
             )
 
 
-def first_picture(path: str, info: VideoInfo) -> Picture | None:
+def first_picture(path: Media, info: VideoInfo) -> Picture | None:
     """The first picture of the file, if one can be decoded. Raises Rejected as `pictures` does."""
     return next((item for item in pictures(path, info) if isinstance(item, Picture)), None)
 
@@ -209,7 +209,7 @@ class _Landing:
     key_pts: int
 
 
-def _landing(path: str, info: VideoInfo, from_ns: int, before: int) -> _Landing | None:
+def _landing(path: Media, info: VideoInfo, from_ns: int, before: int) -> _Landing | None:
     """The latest place found from which the pictures from `from_ns` on decode exactly; None: the file's beginning."""
     import av.error
 

@@ -103,6 +103,8 @@ class JoinedRows:
             kind = _joined_type(self._added[name].column.modality)
             if name not in items:
                 kind = pa.struct([*(kind.field(item.partition(".")[2]) for item in items), _ADDED])
+            elif own is not None:  # of other people's tars: what their members are called, and how they are stored
+                kind = pa.struct([*kind, *(field for field in own.type if kind.get_field_index(field.name) < 0)])
             joined = _join(own, late, kind, len(rows))
             rows = (rows if own is None else rows.remove_column(place)).add_column(place, name, joined)
         return rows if wanted is None or "key" in wanted else rows.drop_columns("key"), record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -10,26 +11,19 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+from omniloom.modalities.others import FORMATS, MAX_PIXELS, MAX_STREAMS, open_media_source
 from omniloom.modalities.sample import NS_PER_S, Rejected, to_ns
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-# Formats that are read. Playlists (HLS, DASH, concat, ...) are not among them, whatever a file is named: FFmpeg would
-# follow them to other files and hosts. A protocol whitelist alone does not stop that.
-FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,gxf,nut,ivf,dv,m4v,h264,hevc,"
-    "wav,w64,flac,mp3,aac,aiff,caf,au,amr,ac3,eac3"
-)
+Media: TypeAlias = str | bytes
+"""A file by its path, or its bytes."""
 SUBTITLE_FORMATS = "srt,webvtt"
 """Of files beside a video; never of a video: text that poses as media is refused."""
 TEXT_SUBTITLES = frozenset({"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text", "ttml"})
-MAX_PIXELS = 7680 * 4320
-"""Of one picture: 8K. A dimension bomb costs gigabytes before its first frame."""
-MAX_STREAMS = 64
-_OPEN_TIMEOUT_S = 60.0
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
@@ -102,6 +96,7 @@ class VideoInfo:
     """One media file, before decoding. Times are nanoseconds of the container's presentation clock."""
 
     path: str
+    """ "" of one in memory."""
     format: str
     size_bytes: int
     duration_ns: int | None
@@ -115,33 +110,26 @@ class VideoInfo:
     """What container and video stream say of themselves, names in lower case; cut short, for anybody may write them."""
 
 
-def open_media(path: str, formats: str = FORMATS) -> InputContainer:
-    """Open a local file for reading: these formats only, no network, no playlists, metadata never fatal.
+def open_media(media: Media, formats: str = FORMATS) -> InputContainer:
+    """Open a local file, or its bytes, for reading: these formats only, no network, no playlists, metadata never fatal.
 
     Raises Rejected("probe", reason): not-a-file, unreadable, empty-file, playlist, moov-missing, not-media,
     too-large-picture.
     """
-    import av
     import av.error
 
-    _check_file(path)
-    options = {
-        "format_whitelist": formats,
-        "protocol_whitelist": "file",
-        "max_streams": str(MAX_STREAMS),
-        "max_pixels": str(MAX_PIXELS),
-    }
+    _check_file(media)
     try:
         # Absolute, so that no file name is taken for a protocol ("http:x.mp4").
-        absolute = os.path.abspath(path)  # noqa: PTH100
-        return av.open(absolute, "r", options=options, metadata_errors="replace", timeout=_OPEN_TIMEOUT_S)
+        source = os.path.abspath(media) if isinstance(media, str) else io.BytesIO(media)  # noqa: PTH100
+        return open_media_source(source, formats)
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
         raise Rejected("probe", "unreadable", say(error)) from error
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:  # bad tags raise UnicodeDecodeError too
-        raise Rejected("probe", _why_not_media(path), say(error)) from error
+        raise Rejected("probe", _why_not_media(media), say(error)) from error
 
 
-def probe(path: str, streams: StreamsConfig | None = None) -> VideoInfo:
+def probe(media: Media, streams: StreamsConfig | None = None) -> VideoInfo:
     """The file's streams and clocks; of several videos and sounds the ones that `streams` asks for.
 
     Raises Rejected("probe", reason) with the reasons of `open_media` and: no-streams (none that is media),
@@ -150,13 +138,14 @@ def probe(path: str, streams: StreamsConfig | None = None) -> VideoInfo:
     import av.error
 
     try:
-        with open_media(path) as container:
-            return _describe(path, container, streams or StreamsConfig())
+        with open_media(media) as container:
+            return describe(media, container, streams or StreamsConfig())
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise Rejected("probe", "not-media", say(error)) from error
 
 
-def _describe(path: str, container: InputContainer, wanted: StreamsConfig) -> VideoInfo:
+def describe(media: Media, container: InputContainer, wanted: StreamsConfig) -> VideoInfo:
+    """What `probe` says, of a file that is open. Raises as `probe`, and what PyAV raises."""
     streams: list[Any] = list(container.streams)
     playable = [stream for stream in streams if stream.type in ("video", "audio") and not _is_cover(stream)]
     known = [stream for stream in playable if stream.codec_context is not None]
@@ -182,14 +171,14 @@ def _describe(path: str, container: InputContainer, wanted: StreamsConfig) -> Vi
     spoken = [stream for stream in texts if _same_language(stream.language, wanted.audio)]
     duration = container.duration
     return VideoInfo(
-        path=path,
+        path=media if isinstance(media, str) else "",
         format=container.format.name,
-        size_bytes=Path(path).stat().st_size,
+        size_bytes=Path(media).stat().st_size if isinstance(media, str) else len(media),
         duration_ns=duration * 1000 if duration and duration > 0 else None,
         video=_video_track(video, container) if video is not None else None,
         audio=_audio_track(audio) if audio is not None else None,
         subtitle_index=(spoken or texts)[0].index if texts else None,
-        cut_short=_is_cut_short(path),
+        cut_short=_is_cut_short(media),
         tags=_tags({**container.metadata, **(video.metadata if video is not None else {})}),
     )
 
@@ -292,9 +281,13 @@ def _tag(stream: Any) -> str:
     return str(stream.codec_context.codec_tag)
 
 
-def _check_file(path: str) -> None:
+def _check_file(media: Media) -> None:
+    if isinstance(media, bytes):
+        if not media:
+            raise Rejected("probe", "empty-file", "0 bytes")
+        return
     try:
-        info = Path(path).stat()
+        info = Path(media).stat()
     except OSError as error:
         raise Rejected("probe", "unreadable", say(error)) from error
     if not stat.S_ISREG(info.st_mode):  # opening a FIFO would wait for ever
@@ -303,11 +296,16 @@ def _check_file(path: str) -> None:
         raise Rejected("probe", "empty-file", "0 bytes")
 
 
-def _why_not_media(path: str) -> str:
+def _stream(media: Media) -> BinaryIO:
+    return Path(media).open("rb") if isinstance(media, str) else io.BytesIO(media)
+
+
+def _why_not_media(media: Media) -> str:
     """A stable reason for a file that FFmpeg would not open."""
     try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with _stream(media) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             head = file.read(4096)
             if head.lstrip()[:7] in (b"#EXTM3U", b"ffconca") or b"<MPD" in head:
                 return "playlist"
@@ -320,9 +318,9 @@ def _why_not_media(path: str) -> str:
     return "damaged-header" if head.startswith(magic) else "not-media"
 
 
-def _boxes(file: Any) -> Iterator[tuple[bytes, int]]:
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """(kind, end) of the top-level boxes of an MP4 file."""
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     at = 0
     for _ in range(100_000):  # fragmented files have two a fragment
         file.seek(at)
@@ -339,10 +337,11 @@ def _boxes(file: Any) -> Iterator[tuple[bytes, int]]:
         at = end
 
 
-def _is_cut_short(path: str) -> bool:
+def _is_cut_short(media: Media) -> bool:
     """Whether the outermost structure of an MP4, AVI, WAV or Matroska file ends beyond the end of the file."""
-    with Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with _stream(media) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         head = file.read(64)
         if head[4:8] in _BOXES:
             return any(end > size for _, end in _boxes(file))

@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.compute
 import xxhash
 
-from omniloom.modalities import Modality, load, short_name
+from omniloom.modalities import Clip, Modality, SourceId, load, short_name
 from omniloom.pipeline.corpus import Corpus
 from omniloom.pipeline.joined import tar_of
+from omniloom.pipeline.movies import IN_MOVIES
 from omniloom.pipeline.permutation import Ints, derangement
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported: type checkers do not see them
 
+_OF_MOVIES = ("video", "start_ns", "end_ns")
 _KEPT_BYTES = 1 << 30
 """Of units' rows held in memory."""
 
@@ -36,6 +38,8 @@ class Member:
 
     tar: Path
     column: Mapping[str, Any]
+    movie: Clip | None = None
+    """Of the sample, where the part is its movie and the modality is to be taken from that: see `movies.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,9 @@ class Rows:
         self.modules: dict[str, Modality] = {
             short_name(name): load(name) for name in corpus.modalities if short_name(name) in names
         }
+        self._stored = tuple(self.modules)
+        self._from_movies = _from_movies(corpus, names)
+        self.modules |= {name: load(name) for name in self._from_movies}
         self._names = tuple(names)
         self._split = split
         self._starts = np.concatenate([[0], np.cumsum([record.samples for record in corpus.records], dtype=np.int64)])
@@ -88,7 +95,7 @@ class Rows:
             raise ValueError(
                 f"permute names {', '.join(unknown)}, which is not among the modalities {', '.join(names)}"
             )
-        for name in self.modules.keys() & corpus.columns.keys():
+        for name in set(self._stored) & corpus.columns.keys():
             self.has(name)  # reads all of its sidecars: damage is to be known before training begins, not days later
         self._donors = {name: self._deranged(name, seed) for name in permute if name in self.modules}
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
@@ -120,10 +127,11 @@ class Rows:
         return column if self._chosen is None else column.take(pa.array(self._chosen))
 
     def has(self, name: str) -> np.ndarray:
-        """Which of the rows have the modality: bool (rows,)."""
-        if name not in self.modules:
-            return np.zeros(len(self), bool)
-        return self.of(f"{name}.size").is_valid().to_numpy()
+        """Which of the rows have the modality: bool (rows,). A movie counts for the sound that it may have."""
+        there = np.zeros(len(self), bool)
+        for stored in self._columns(name):
+            there |= self.of(f"{stored}.size").is_valid().to_numpy()
+        return there
 
     def classes(self, share: Sequence[str], buckets: Mapping[str, Sequence[float]]) -> Ints | None:
         """int64 (rows,): equal for samples that may share a micro-batch, 0 and up; None if all may.
@@ -153,8 +161,12 @@ class Rows:
 
     def take(self, rows: Ints) -> list[Entry]:
         """Entries at row numbers int64 (n,). About 0.1 ms a sample, and a few more for the first of a unit."""
-        here = self._read(rows, ("key", "source_id", *(name for name in self.modules if name not in self._donors)))
-        swapped = {name: self._read(donors[rows], (name,)) for name, donors in self._donors.items()}
+        names = [column for name in self.modules if name not in self._donors for column in self._columns(name)]
+        also = _OF_MOVIES[1:] if self._from_movies else ()
+        here = self._read(rows, ["key", "source_id", *also, *dict.fromkeys(names)])
+        swapped = {
+            name: self._read(donors[rows], [*also, *self._columns(name)]) for name, donors in self._donors.items()
+        }
         entries: list[Entry] = []
         for place, (unit, row) in enumerate(here):
             members: dict[str, Member | None] = dict.fromkeys(self._names)
@@ -183,7 +195,9 @@ class Rows:
                 self._tables.move_to_end(place)
                 return table
         unit = self.corpus.units[place]
-        table = self.corpus.fields(["key", "source_id", *self.modules], [unit]).combine_chunks()
+        also = _OF_MOVIES if self._from_movies else ()
+        wanted = list(dict.fromkeys(["key", "source_id", *also, *self._stored]))
+        table = self.corpus.fields(wanted, [unit]).combine_chunks()
         with self._lock:
             if place not in self._tables:  # another thread may have read it meanwhile
                 self._tables[place] = table
@@ -193,8 +207,15 @@ class Rows:
         return table
 
     def _member(self, unit: int, row: Mapping[str, Any], name: str) -> Member | None:
-        column = row[name]
-        return None if column is None else Member(tar_of(self.corpus.path, unit, name, column), column)
+        column, clip = row.get(name), None
+        if column is None and name in self._from_movies and row["video"] is not None:
+            name, column, clip = "video", row["video"], Clip(SourceId(""), row["start_ns"], row["end_ns"])
+        return None if column is None else Member(tar_of(self.corpus.path, unit, name, column), column, clip)
+
+    def _columns(self, name: str) -> list[str]:
+        """Sidecar columns that tell where the modality lies."""
+        own = [name] if name in self._stored else []
+        return [*own, "video"] if name in self._from_movies and name != "video" else own
 
     def _deranged(self, name: str, seed: int) -> Ints:
         """For each row the one to read `name` from. Samples that lack it keep lacking it: they take from themselves."""
@@ -203,3 +224,14 @@ class Rows:
         donors = np.arange(len(self), dtype=np.int64)
         donors[present] = present[derangement(sources, seed)]
         return donors
+
+
+def _from_movies(corpus: Corpus, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the names that are taken from movies where a sample lacks the part.
+
+    Not what a build was to make: if a sample lacks it, there is none.
+    """
+    stored = {short_name(name) for name in corpus.modalities}
+    if "video" not in stored:
+        return ()
+    return tuple(name for name in IN_MOVIES if name in names and (corpus.is_indexed or name not in stored))

@@ -18,7 +18,7 @@ from typing import Any
 import xxhash
 
 from omniloom.modalities import Drop, Modality, Part, Sample, load, short_name
-from omniloom.pipeline.commit import Unfinished, locked, remove_dead, write_durably
+from omniloom.pipeline.commit import Link, Unfinished, locked, remove_dead, write_durably
 from omniloom.pipeline.sidecar import (
     CORE_FACTS,
     FORMAT_VERSION,
@@ -102,7 +102,7 @@ def write_unit(corpus: Path, unit: int, outcomes: Iterable[Sample | Drop], modal
         tar = TarWriter(tar_file.file)
         for outcome in outcomes:
             if isinstance(outcome, Drop):
-                drops.append(_drop_row(outcome, unit))
+                drops.append(drop_row(outcome, unit))
                 continue
             if outcome.key in seen:
                 raise ValueError(f"two samples of unit {unit} have the key {outcome.key}: keys must differ")
@@ -127,7 +127,7 @@ def write_unit(corpus: Path, unit: int, outcomes: Iterable[Sample | Drop], modal
 
 def publish_unit(
     corpus: Path,
-    tar: Unfinished | Path,
+    tar: Unfinished | Link | Path,
     others: Sequence[Unfinished],
     sidecar: Unfinished,
     still_wanted: Callable[[], None] | None = None,
@@ -155,7 +155,7 @@ def write_drops(corpus: Path, name: str, drops: Iterable[Drop]) -> None:
     """Records drops that belong to no unit, as drops/<name>.parquet, in place of those it held before."""
     if name.isdigit():
         raise ValueError(f"numbers name the drops of units, got {name!r}: give a word")
-    rows = [_drop_row(drop, None) for drop in drops]
+    rows = [drop_row(drop, None) for drop in drops]
     write_durably(Path(corpus) / "drops" / f"{name}.parquet", drops_bytes(rows, None))
 
 
@@ -252,7 +252,7 @@ def piece_hash(data: bytes, offset: int, size: int) -> int:
     return xxhash.xxh3_64_intdigest(memoryview(data)[offset : offset + size])
 
 
-def _drop_row(drop: Drop, unit: int | None) -> dict[str, Any]:
+def drop_row(drop: Drop, unit: int | None) -> dict[str, Any]:
     return {
         "unit": unit,
         "path": text_of(drop.path),

@@ -35,7 +35,10 @@ CORE_FACTS: Mapping[str, pa.DataType] = {
 
 _MEMBER = (("offset", pa.int64()), ("size", pa.int64()), ("xxh3", pa.uint64()))
 _PART = (*_MEMBER, ("pieces_xxh3", pa.list_(pa.uint64())), ("model", pa.string()), ("revision", pa.string()))
-PART_FIELDS = frozenset(name for name, _ in _PART) | {"params", "added"}
+_MEMBER_OF_OTHERS = (("member", pa.string()),)
+_PART_OF_OTHERS = (*_MEMBER_OF_OTHERS, ("stored_as", pa.string()))
+"""Beside tars that other people wrote: the member's name there, and its codec where it is not the modality's own."""
+PART_FIELDS = frozenset(name for name, _ in _PART) | {"params", "member", "added"}
 """Fields of a modality's struct that are no facts of its own; "added" is there after joining (`joined.py`)."""
 
 DROPS_SCHEMA = pa.schema(
@@ -107,6 +110,18 @@ def part_type(modality: str) -> pa.StructType:
     return pa.struct([*_PART, ("params", pa.string()), *_fields(load(modality).facts)])
 
 
+def indexed_schema(modalities: Sequence[str]) -> pa.Schema:
+    """Columns of a sidecar beside a tar that other people wrote: see `pipeline/index.py`."""
+    schema = schema_of(modalities)
+    for name, fields in {
+        "json": _MEMBER_OF_OTHERS,
+        **dict.fromkeys(map(short_name, modalities), _PART_OF_OTHERS),
+    }.items():
+        place = schema.get_field_index(name)
+        schema = schema.set(place, pa.field(name, pa.struct([*schema.field(place).type, *fields])))
+    return schema
+
+
 def column_schema(modality: str) -> pa.Schema:
     """Columns of the sidecar of a column. Where the part is null, `reason` says why."""
     return pa.schema(
@@ -120,9 +135,12 @@ def column_schema(modality: str) -> pa.Schema:
     )
 
 
-def sidecar_bytes(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str], record: Record) -> bytes:
-    """A sealed Parquet file of the rows. The same rows give the same bytes."""
-    table = pa.Table.from_pylist(list(rows), schema=schema_of(modalities))
+def sidecar_bytes(
+    rows: Sequence[Mapping[str, Any]], modalities: Sequence[str], record: Record, *, indexed: bool = False
+) -> bytes:
+    """A sealed Parquet file of the rows. The same rows give the same bytes. indexed: of a tar that others wrote."""
+    schema = indexed_schema(modalities) if indexed else schema_of(modalities)
+    table = pa.Table.from_pylist(list(rows), schema=schema)
     return sealed_bytes(table, {"format": FORMAT_VERSION, **asdict(record)})
 
 

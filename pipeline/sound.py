@@ -14,7 +14,7 @@ import numpy as np
 from omniloom.modalities.base import SoundBlock
 from omniloom.modalities.sample import NS_PER_S, Rejected, to_ns
 from omniloom.pipeline.decode import ENTERABLE, MAX_DURATION_NS, Damage, demux, only
-from omniloom.pipeline.probe import AudioTrack, VideoInfo, open_media, say
+from omniloom.pipeline.probe import AudioTrack, Media, VideoInfo, open_media, say
 from omniloom.pipeline.tape import SAMPLE_RATE_HZ, Mend, Sound, Tape, sample_at
 
 STRETCH_NS = 600 * NS_PER_S
@@ -70,7 +70,7 @@ class Soundtrack:
     a stretch comes out the same, and a long source can be cut into spans whose samples are those of the whole.
     """
 
-    def __init__(self, path: str, info: VideoInfo, *, keep_packets: bool = False) -> None:
+    def __init__(self, path: Media, info: VideoInfo, *, keep_packets: bool = False) -> None:
         self._path = path
         self._track = info.audio
         self._keep_packets = keep_packets
@@ -271,7 +271,7 @@ class _Hurt:
     damage: Damage
 
 
-def _hear(path: str, track: AudioTrack, from_ns: int | None, keep_packets: bool) -> Iterator[Any]:
+def _hear(path: Media, track: AudioTrack, from_ns: int | None, keep_packets: bool) -> Iterator[Any]:
     """Everything one pass over the sound gives: Sound, Mend, _Hurt, _Coded; from a time on, or from the beginning.
 
     The first packet decoded is the first at or after that time, wherever seeking lands.
@@ -316,7 +316,7 @@ def _hear(path: str, track: AudioTrack, from_ns: int | None, keep_packets: bool)
         yield from tape.finish()
 
 
-def _hear_beyond(path: str, track: AudioTrack, from_ns: int, keep_packets: bool) -> Iterator[Any]:
+def _hear_beyond(path: Media, track: AudioTrack, from_ns: int, keep_packets: bool) -> Iterator[Any]:
     """As `_hear` from a time on, for a file that cannot be entered there: all of it is decoded."""
     first = sample_at(from_ns)
     return (event for event in _hear(path, track, None, keep_packets) if event.at >= first)

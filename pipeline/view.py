@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from omniloom.modalities import Modality, codecs
-from omniloom.modalities.base import Codec, Window
+from omniloom.modalities import Clip, Modality, Rejected, codecs, load
+from omniloom.modalities.base import Codec, Window, codec_of
 from omniloom.pipeline.joined import part_facts
+from omniloom.pipeline.movies import frames_in, sound_in
 from omniloom.pipeline.reader import ShardReader
 from omniloom.pipeline.rows import Entry, Member
 
@@ -49,7 +50,7 @@ class Decoder:
     def report(self, codecs_used: Sequence[str]) -> str:
         """For example "jpeg: dali (cpu) 96 pieces; json: cpu 24 pieces"."""
         lines: list[str] = []
-        for codec in codecs_used:
+        for codec in sorted({*codecs_used, *(name for name, _ in self._ran)}):
             ran = [f"{who} {count} pieces" for (name, who), count in sorted(self._ran.items()) if name == codec]
             lines.append(f"{codec}: {', '.join(ran) or 'nothing decoded yet'}")
         return "; ".join(lines)
@@ -57,7 +58,11 @@ class Decoder:
     def decode(self, codec: Codec, pieces: Sequence[bytes]) -> list[Any]:
         """On the CPU, by our own codecs. Raises ValueError for damaged bytes."""
         self._count(codec, "cpu", len(pieces))
-        return [codecs.decode(codec, piece) for piece in pieces]
+        made: dict[int, Any] = {}
+        for piece in pieces:  # one that is shown twice is the same object twice
+            if id(piece) not in made:
+                made[id(piece)] = codecs.decode(codec, piece)
+        return [made[id(piece)] for piece in pieces]
 
     def _count(self, codec: Codec, who: str, pieces: int) -> None:
         with self._lock:
@@ -69,8 +74,8 @@ class Decoder:
         by_codec: dict[Codec, list[tuple[list[Any], int]]] = {}
         for sample in samples:
             for name, fetched in sample.items():
-                if fetched is not None:
-                    places = by_codec.setdefault(modules[name].codec, [])
+                if fetched is not None and not fetched.decoded:
+                    places = by_codec.setdefault(codec_of(modules[name], fetched.facts), [])
                     places += ((fetched.pieces, position) for position in range(len(fetched.pieces)))
         for codec, places in by_codec.items():
             arrays = self.dali.decode(codec, [pieces[position] for pieces, position in places])
@@ -92,6 +97,7 @@ class Fetched:
     facts: Mapping[str, Any]
     pieces: list[Any]
     """Bytes, or what they decode to."""
+    decoded: bool = False
 
 
 def fetch(
@@ -102,15 +108,24 @@ def fetch(
     Raises BadSampleError, naming the modality.
     """
     fetched: dict[str, Any] = {}
+    movies: dict[tuple[Any, int], bytes] = {}
     for name, module in modules.items():
         member = entry.members[name]
         if member is None:
             fetched[name] = None
             continue
         try:
+            if member.movie is not None:
+                place = member.tar, member.column["offset"]
+                if place not in movies:  # one movie gives frames and sound
+                    movies[place] = reader.read(*place, member.column["size"], member.column["xxh3"])
+                fetched[name] = _taken(name, movies[place], member.column, member.movie, window)
+                continue
             facts, pieces = _read_pieces(member, module, window, reader)
-            fetched[name] = Fetched(facts, pieces if decoder is None else decoder.decode(module.codec, pieces))
-        except ValueError as error:
+            if decoder is not None:
+                pieces = decoder.decode(codec_of(module, facts), pieces)
+            fetched[name] = Fetched(facts, pieces, decoded=decoder is not None)
+        except (ValueError, Rejected) as error:
             raise BadSampleError(entry, name, str(error)) from error
     return fetched
 
@@ -131,6 +146,18 @@ def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetche
         except ValueError as error:
             raise BadSampleError(entry, name, str(error)) from error
     return view
+
+
+def _taken(name: str, movie: bytes, column: Mapping[str, Any], clip: Clip, window: Window) -> Fetched | None:
+    """Frames that the window shows, or all the sound, out of the sample's movie; None if it has none."""
+    if name == "audio":
+        sound = sound_in(movie, part_facts(column), clip)
+        if sound is None:
+            return None
+        facts = {"num_samples": len(sound.samples), "sample_rate_hz": sound.sample_rate_hz}
+        return Fetched(facts, [sound.samples], decoded=True)
+    frames = frames_in(movie, part_facts(column), clip, load("frames").Config(), window)
+    return Fetched({"pts_ns": frames.pts_ns.tolist()}, list(frames.rgb), decoded=True)
 
 
 def _read_pieces(

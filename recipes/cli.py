@@ -15,6 +15,7 @@ from omniloom import __version__
 
 if TYPE_CHECKING:
     from omniloom.pipeline.generate import GenerateProgress
+    from omniloom.pipeline.index import IndexProgress
     from omniloom.pipeline.jobs import BuildProgress
     from omniloom.trainer.train import StepReport
 
@@ -83,6 +84,32 @@ def build(
             line.update(at.done_sources, at.all_sources, f"{at.samples} samples, {at.dropped} dropped")
 
         report = run(described, paths, out, address=address, workers=workers, on_progress=show)
+    emit(report, json)
+    if report.corpus_samples == 0:
+        _say_drops(report.dropped)
+        raise typer.Exit(NOTHING_PRODUCED)
+
+
+@app.command(epilog="Example: omniloom index laion/ --out corpus")
+def index(
+    folder: Annotated[Path, typer.Argument(help="Of plain WebDataset tars: img2dataset, video2dataset, yours.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The corpus; without it the folder is it.")] = None,
+    test_fraction: Annotated[float, typer.Option(help="Share held out, where samples name no split.")] = 0.1,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; without it Ray runs here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes here; 0 means this one, without Ray.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a corpus of other people's tars by sidecars alone: nothing is copied. Run it again and it continues."""
+    _spare_pandas()
+    from omniloom.pipeline.index import index as run
+    from omniloom.recipes.show import bar, emit
+
+    with bar("index", "tars") as line:
+
+        def show(at: IndexProgress) -> None:
+            line.update(at.done_tars, at.all_tars, f"{at.samples} samples, {at.dropped} dropped")
+
+        report = run(folder, out, test_fraction=test_fraction, address=address, workers=workers, on_progress=show)
     emit(report, json)
     if report.corpus_samples == 0:
         _say_drops(report.dropped)

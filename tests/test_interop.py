@@ -1,4 +1,4 @@
-"""Other people's tools read the corpus: webdataset, DALI's reader, tar, DuckDB, pyarrow."""
+"""Other people's tools read the corpus: webdataset, energon, HF datasets, DALI's reader, tar, DuckDB, pyarrow."""
 
 from __future__ import annotations
 
@@ -49,6 +49,52 @@ def test_plain_webdataset_reads_the_shards(corpus: Corpus) -> None:
         assert ("audio.flac" in found) == ("audio" in sample.parts)
         if "audio" in sample.parts:
             assert len(found["audio.flac"]) == sample.parts["audio"].facts["num_samples"]
+
+
+def test_energon_reads_the_shards(tmp_path: Path) -> None:
+    pytest.importorskip("megatron.energon", reason="needs omniloom[interop]")
+    from megatron.energon import CrudeWebdataset, WorkerConfig, get_loader
+    from megatron.energon.epathlib import EPath
+    from megatron.energon.flavors.webdataset.prepare import WebdatasetPreparator
+
+    corpus = make_corpus(tmp_path / "corpus", units=2, per_unit=4, modalities=MODALITIES)
+    root = EPath(str(corpus.path / "shards"))
+    tars = [tar.name for tar in corpus.shards]
+    parts = WebdatasetPreparator.prepare_dataset(root, tars, split_parts_ratio=[("train", 1.0)], workers=1)
+    assert parts == {"json", "frames.mov", "audio.flac", "caption.json"}
+    config = WorkerConfig(rank=0, world_size=1, num_workers=0)
+    # Without a decoder: the bytes of each part. Its own decoders would take "frames.mov" for a film, which it is.
+    dataset = CrudeWebdataset(root, split_part="train", training=False, worker_config=config, decoder=None)
+    read = {sample["__key__"]: dict(sample) for sample in get_loader(dataset.build())}
+    assert read.keys() == {sample.key for sample in corpus}
+    for sample in corpus.samples():
+        found = {name: data for name, data in read[sample.key].items() if not name.startswith("_")}
+        own = {load(name).suffix: part.data for name, part in sample.parts.items()}
+        assert {name: data for name, data in found.items() if name != "json"} == own
+        assert json.loads(found["json"])["key"] == sample.key
+    assert corpus.check() == []  # what energon writes beside the shards is no fault
+
+
+def test_hugging_faces_datasets_reads_the_shards(tmp_path: Path) -> None:
+    """It wants the same members of every sample, and torchcodec for sound: a corpus without sound needs neither."""
+    datasets = pytest.importorskip("datasets", reason="needs omniloom[interop]")
+    corpus = make_corpus(tmp_path / "corpus", units=2, per_unit=4, modalities=("frames", "caption", "depth"))
+    read = datasets.load_dataset(
+        "webdataset",
+        data_files={"train": [str(tar) for tar in corpus.shards]},
+        split="train",
+        streaming=True,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    count = 0
+    for found in read.decode(False):
+        sample = corpus[found["__key__"]]
+        assert found["frames.mov"]["bytes"] == sample.parts["frames"].data
+        assert found["depth.png"]["bytes"] == sample.parts["depth"].data
+        assert found["caption.json"] == json.loads(sample.parts["caption"].data)
+        assert found["json"]["source"] == sample.clip.source
+        count += 1
+    assert count == 8
 
 
 def test_dalis_webdataset_reader_reads_the_shards(corpus: Corpus) -> None:

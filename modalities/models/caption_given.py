@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from omniloom.modalities.base import Cue, Footage
+from omniloom.modalities.others import decode_text
 from omniloom.modalities.sample import NS_PER_S, Clip
 
 Kind = Literal["visual", "audio", "omni"]
@@ -70,17 +71,7 @@ def _parsed(path: Path, parse: Callable[[str], _Texts], clip: Clip) -> Mapping[K
 @lru_cache(maxsize=32)
 def _parsed_once(path: str, parse: Callable[[str], _Texts], modified_ns: int) -> _Texts:
     """A long video asks for the same file clip after clip."""
-    return parse(_text_of(Path(path).read_bytes()))
-
-
-def _text_of(data: bytes) -> str:
-    """UTF-16 and UTF-8 as their marks say, else UTF-8, else Latin-1, in which every byte means something."""
-    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        return data.decode("utf-16", errors="replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    return parse(decode_text(Path(path).read_bytes()))
 
 
 def _joined(cues: Iterable[Cue]) -> list[str]:
@@ -102,8 +93,6 @@ _MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 
 
 def _from_lines(text: str) -> _Texts:
-    if "\0" in text:
-        raise ValueError("not a text file")
     return {"omni": text.splitlines()}
 
 
@@ -113,6 +102,11 @@ def _from_json(text: str) -> _Texts:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from error
+    return texts_of(record)
+
+
+def texts_of(record: Any) -> dict[Kind, list[str]]:
+    """The texts of such a record. Raises ValueError if it is none."""
     if isinstance(record, list):
         record = {"captions": record}
     if not isinstance(record, dict):
