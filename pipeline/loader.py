@@ -23,7 +23,7 @@ from omniloom.pipeline.batch import Batch
 from omniloom.pipeline.corpus import Corpus, open_corpus
 from omniloom.pipeline.plan import Ints, Pick, Plan
 from omniloom.pipeline.reader import ShardReader
-from omniloom.pipeline.view import BadSampleError, Decoder, Entry, Rows, View, fetch, finish
+from omniloom.pipeline.view import BadSampleError, Decoder, Entry, Rows, View, fetch, finish, read_ahead
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -251,12 +251,11 @@ class Loader:
         self, entries: Sequence[tuple[Entry, Window]], pool: ThreadPoolExecutor | None
     ) -> list[View | BadSampleError]:
         """Reads and decodes samples; those that are bad come back as the error they gave."""
+        reader = read_ahead(entries, self._modules, self._reader)
 
         def read(item: tuple[Entry, Window]) -> dict[str, Any] | BadSampleError:
             try:
-                return fetch(
-                    item[0], item[1], self._modules, self._reader, None if self._decoder.dali else self._decoder
-                )
+                return fetch(item[0], item[1], self._modules, reader, None if self._decoder.dali else self._decoder)
             except BadSampleError as error:
                 return error
 

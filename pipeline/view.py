@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,9 @@ from omniloom.modalities.base import Codec, Window
 from omniloom.pipeline.corpus import Corpus
 from omniloom.pipeline.joined import part_facts, tar_of
 from omniloom.pipeline.plan import Ints, derangement
-from omniloom.pipeline.reader import ShardReader
+from omniloom.pipeline.ranges import Span
+from omniloom.pipeline.reader import Ahead, ShardReader, SpanReader
+from omniloom.pipeline.remote import RemoteError
 
 if TYPE_CHECKING:
     from omniloom.pipeline.dali import DaliDecoder
@@ -189,11 +192,11 @@ class Fetched:
 
 
 def fetch(
-    entry: Entry, window: Window, modules: Mapping[str, Modality], reader: ShardReader, decoder: Decoder | None
+    entry: Entry, window: Window, modules: Mapping[str, Modality], reader: SpanReader, decoder: Decoder | None
 ) -> dict[str, Any]:
     """Reads, checks and (given a decoder) decodes the pieces that the window shows: `Fetched` or None, by modality.
 
-    Raises BadSampleError, naming the modality.
+    Raises BadSampleError, naming the modality; RemoteError if a store does not answer: that is no fault of the sample.
     """
     fetched: dict[str, Any] = {}
     for name, module in modules.items():
@@ -206,7 +209,24 @@ def fetch(
             fetched[name] = Fetched(facts, pieces if decoder is None else decoder.decode(module.codec, pieces))
         except ValueError as error:
             raise BadSampleError(entry, name, str(error)) from error
+        except RemoteError as error:
+            raise RemoteError(f"sample {entry.key}, its {name}: {error}") from error
     return fetched
+
+
+def read_ahead(
+    items: Sequence[tuple[Entry, Window]], modules: Mapping[str, Modality], reader: ShardReader
+) -> SpanReader:
+    """Begins to read what samples of corpora elsewhere will show, all at once; gives what `fetch` should read with."""
+    remote = [(entry, window) for entry, window in items if reader.is_remote(entry.corpus)]
+    return Ahead(reader, (_parts(entry, window, modules) for entry, window in remote)) if remote else reader
+
+
+def _parts(entry: Entry, window: Window, modules: Mapping[str, Modality]) -> Iterator[tuple[Path, Sequence[Span]]]:
+    for name, module in modules.items():
+        if member := entry.members[name]:
+            with suppress(ValueError):  # `fetch` says what is wrong with it
+                yield member.tar, _spans(member, module, window)[1]
 
 
 def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetched: Mapping[str, Any]) -> View:
@@ -228,20 +248,24 @@ def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetche
 
 
 def _read_pieces(
-    member: Member, module: Modality, window: Window, reader: ShardReader
+    member: Member, module: Modality, window: Window, reader: SpanReader
 ) -> tuple[Mapping[str, Any], list[Any]]:
+    shown, spans = _spans(member, module, window)
+    wanted = list(dict.fromkeys(spans))  # a frame may be shown twice
+    read = dict(zip(wanted, reader.read_many(member.tar, wanted), strict=True))
+    return shown, [read[span] for span in spans]
+
+
+def _spans(member: Member, module: Modality, window: Window) -> tuple[Mapping[str, Any], list[Span]]:
+    """Facts of the pieces that the window shows, and where in the tar these lie."""
     column = member.column
     facts = part_facts(column)
     shown = module.narrow(facts, window)
-    spans = list(module.pieces(shown, column["size"]))
     hashes = {(0, column["size"]): column["xxh3"]}
     if column["pieces_xxh3"] is not None:
         hashes |= zip(module.pieces(facts, column["size"]), column["pieces_xxh3"], strict=True)
-    read: dict[tuple[int, int], bytes] = {}
-    for offset, size in spans:
-        if (offset, size) not in read:  # a frame may be shown twice
-            read[offset, size] = reader.read(member.tar, column["offset"] + offset, size, hashes.get((offset, size)))
-    return shown, [read[span] for span in spans]
+    pieces = module.pieces(shown, column["size"])
+    return shown, [(column["offset"] + offset, size, hashes.get((offset, size))) for offset, size in pieces]
 
 
 def _dali(backend: Literal["auto", "dali", "cpu"], threads: int) -> DaliDecoder | None:
