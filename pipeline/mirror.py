@@ -19,7 +19,7 @@ import xxhash
 
 from omniloom.pipeline.cache import cache_folder
 from omniloom.pipeline.commit import locked, write_durably
-from omniloom.pipeline.remote import Listed, Patience, Store, check_ranges, url_of
+from omniloom.pipeline.remote import Listed, Patience, RemoteError, Store, check_ranges, url_of
 
 LISTING = "files.txt"
 """In the corpus, for servers that list nothing: a path a line, as `find . -type f` writes them."""
@@ -64,7 +64,12 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
             return folder
         asked = time.time()
         store = Store(url, patience)
-        listed = _listed(store)
+        try:
+            listed = _listed(store)
+        except RemoteError as error:
+            if state:
+                error.add_note(f"The corpus as it was last is in {folder}.")
+            raise
         copies = {name: _Copy(**copy) for name, copy in state.get("copies", {}).items()}
         wanted = {name: mark for name, mark in listed.items() if not name.endswith(".tar")}
         for name in copies.keys() - wanted.keys():

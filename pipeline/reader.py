@@ -63,7 +63,7 @@ class ShardReader:
             for coming in self._remote.begin(shard, spans)
             for span, data in zip(coming.spans, coming.get(), strict=True)
         }
-        self._count(sum(span[1] for span in spans))
+        self.count(sum(span[1] for span in spans))
         return [read[span] for span in spans]
 
     def is_remote(self, corpus: Path) -> bool:
@@ -94,8 +94,8 @@ class ShardReader:
             )
         return data
 
-    def _begin(self, parts: Iterable[tuple[Path, Sequence[Span]]]) -> Iterator[tuple[Path, Coming]]:
-        """Begins to read what lies elsewhere, the spans of each shard together."""
+    def begin(self, parts: Iterable[tuple[Path, Sequence[Span]]]) -> Iterator[tuple[Path, Coming]]:
+        """Begins to read what of it lies elsewhere, the spans of each shard together."""
         wanted: dict[Path, list[Span]] = {}
         for path, spans in parts:
             wanted.setdefault(path, []).extend(spans)
@@ -103,7 +103,8 @@ class ShardReader:
             if shard := self._remote.find(path):
                 yield from ((path, coming) for coming in self._remote.begin(shard, spans))
 
-    def _count(self, size: int) -> None:
+    def count(self, size: int) -> None:
+        """Adds to `bytes_read`."""
         with self._lock:
             self.bytes_read += size
 
@@ -129,7 +130,7 @@ class Ahead:
         self._reader = reader
         self._coming: dict[tuple[Path, Span], Coming] = {}
         for parts in samples:
-            for path, coming in reader._begin(parts):
+            for path, coming in reader.begin(parts):
                 self._coming |= {(path, span): coming for span in coming.spans}
 
     def read_many(self, path: Path, spans: Sequence[Span]) -> list[bytes]:
@@ -139,7 +140,7 @@ class Ahead:
             coming = self._coming.pop((path, span), None)
             if coming is not None:
                 read[span] = coming.get()[coming.spans.index(span)]
-                self._reader._count(span[1])
+                self._reader.count(span[1])
         late = [span for span in dict.fromkeys(spans) if span not in read]
         if late:
             read |= zip(late, self._reader.read_many(path, late), strict=True)

@@ -6,6 +6,7 @@ gs with gcsfs and so on. Credentials and end points are those that these find in
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -24,6 +25,7 @@ _TIMES = ("updated", "modified", "mtime", "created")
 _RETRIED_STATUS = frozenset({408, 425, 429})
 """Answers of a server that blame the client, and pass all the same."""
 _PAST_THE_END = 416
+"""What servers answer to a range that begins where the file has ended; s3fs makes EINVAL of it."""
 
 
 class RemoteError(OSError):
@@ -193,7 +195,7 @@ class Store:
             except (FileNotFoundError, ValueError):
                 raise
             except Exception as error:  # stores raise classes of their own
-                if getattr(error, "status", None) == _PAST_THE_END:
+                if getattr(error, "status", None) == _PAST_THE_END or getattr(error, "errno", None) == errno.EINVAL:
                     raise TooShortError(f"{what} could not be read: it ends before") from error
                 if not _may_pass(error):
                     raise RemoteError(f"{what} could not be read: {_said(error, 0)}") from error

@@ -218,8 +218,10 @@ def read_ahead(
     items: Sequence[tuple[Entry, Window]], modules: Mapping[str, Modality], reader: ShardReader
 ) -> SpanReader:
     """Begins to read what samples of corpora elsewhere will show, all at once; gives what `fetch` should read with."""
-    remote = [(entry, window) for entry, window in items if reader.is_remote(entry.corpus)]
-    return Ahead(reader, (_parts(entry, window, modules) for entry, window in remote)) if remote else reader
+    remote = {corpus for corpus in {entry.corpus for entry, _ in items} if reader.is_remote(corpus)}
+    if not remote:
+        return reader
+    return Ahead(reader, (_parts(entry, window, modules) for entry, window in items if entry.corpus in remote))
 
 
 def _parts(entry: Entry, window: Window, modules: Mapping[str, Modality]) -> Iterator[tuple[Path, Sequence[Span]]]:
