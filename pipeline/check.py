@@ -19,6 +19,7 @@ from omniloom.pipeline.columns import PRESENT, Column, column_names, open_column
 from omniloom.pipeline.commit import unfinished_files
 from omniloom.pipeline.corpus import Corpus, open_corpus
 from omniloom.pipeline.joined import part_facts, sample_facts, sample_signals
+from omniloom.pipeline.ranges import open_shard
 from omniloom.pipeline.shard import shard_paths, text_of
 from omniloom.pipeline.sidecar import Record, read_column, read_drops, read_sidecar
 from omniloom.pipeline.untar import Listed, members
@@ -208,12 +209,12 @@ def _tar_faults(tar: _Tar) -> Iterator[Fault]:
             yield Fault(tar.name, "", "exists though its sidecar lists nothing in it")
         return
     try:
-        with tar.path.open("rb") as file:
+        with open_shard(tar.path) as file:
             yield from _content_faults(tar, file)
     except FileNotFoundError:
         yield Fault(tar.name, "", "missing: restore it, or remove its sidecar and build again")
     except OSError as error:
-        yield Fault(tar.name, "", f"cannot be read: {error.strerror}")
+        yield Fault(tar.name, "", f"cannot be read: {error.strerror or error}")
 
 
 def _content_faults(tar: _Tar, file: BinaryIO) -> Iterator[Fault]:

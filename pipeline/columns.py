@@ -22,6 +22,7 @@ import xxhash
 from omniloom.modalities import Drop, Part, load, short_name
 from omniloom.pipeline.commit import Unfinished, locked, remove_dead, sync_folder, write_durably
 from omniloom.pipeline.description import read_description
+from omniloom.pipeline.mirror import refuse_remote
 from omniloom.pipeline.shard import (
     LOCK,
     UnitReport,
@@ -170,6 +171,7 @@ def create_column(
     models: of each its name, revision and licence. Raises ValueError if a column made otherwise lies there, or the
     modality's name means something else in this corpus.
     """
+    refuse_remote(corpus, "generate")
     corpus = Path(corpus)
     described = read_description(corpus)
     plain = json.loads(canonical_json({"config": config, "models": list(models)}))
@@ -275,6 +277,7 @@ def remove_column(corpus: Path | str, name: str) -> None:
 
     Also one whose column.json is damaged. Raises `NoColumnError` if there is none of that name.
     """
+    refuse_remote(corpus, "generate")
     corpus = Path(corpus)
     folder = corpus / "columns" / name
     if not name.isidentifier() or not (folder / "column.json").exists():

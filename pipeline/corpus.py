@@ -15,7 +15,9 @@ from omniloom.modalities import Sample, short_name
 from omniloom.pipeline.columns import Column
 from omniloom.pipeline.description import describe, differing_settings, read_description, write_description
 from omniloom.pipeline.joined import JoinedRows, sample_of
+from omniloom.pipeline.mirror import mirror, origin_of, refuse_remote
 from omniloom.pipeline.reader import ShardReader
+from omniloom.pipeline.remote import url_of
 from omniloom.pipeline.shard import committed_units, shard_paths
 from omniloom.pipeline.sidecar import DROPS_SCHEMA, DamagedError, Record, read_column, read_drops, schema_of
 
@@ -32,6 +34,7 @@ def create_corpus(path: Path | str, *, modalities: Sequence[str], recipe: Mappin
     modalities: names, or module paths of modalities outside this package. recipe: plain values, kept in corpus.json.
     Raises ValueError if a corpus of another recipe lies there: one corpus holds one kind of sample.
     """
+    refuse_remote(path, "build")
     path = Path(path)
     description = describe(modalities, recipe)
     if (path / "corpus.json").exists():
@@ -53,9 +56,12 @@ def create_corpus(path: Path | str, *, modalities: Sequence[str], recipe: Mappin
 def open_corpus(path: Path | str) -> Corpus:
     """Opens a corpus, also one that is still being built: it then holds what is committed.
 
-    Raises ValueError, naming the repair, if the folder holds none, a damaged one, or one of a later format.
+    path: a folder, or a URL of one that fsspec can read (https://, s3://, gs://, ...). Of a corpus behind a URL all but
+    the tars is copied to this machine's cache, and brought up to date whenever it is opened by its URL; of the tars
+    those ranges are read that are asked for. Raises ValueError, naming the repair, if the folder holds none, a damaged
+    one, or one of a later format; RemoteError, an OSError, if a store does not answer.
     """
-    path = Path(path)
+    path = mirror(url) if (url := url_of(path)) else Path(path)
     return Corpus(path, read_description(path))
 
 
@@ -64,6 +70,7 @@ class Corpus:
 
     def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
         self.path = path
+        """Its folder; of one behind a URL, that of its copy without tars."""
         self.description = description
         """What corpus.json says."""
         self._reader = ShardReader()
@@ -108,6 +115,8 @@ class Corpus:
     def shards(self) -> tuple[Path, ...]:
         """Tars of the committed units; a unit whose every clip was dropped has none."""
         tars = (shard_paths(self.path, unit).tar for unit in self.units)
+        if origin := origin_of(self.path):
+            return tuple(tar for tar in tars if tar.relative_to(self.path).as_posix() in origin.tars)
         return tuple(tar for tar in tars if tar.exists())
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from omniloom.pipeline.cluster import cluster
 from omniloom.pipeline.columns import Column, create_column, remove_column
 from omniloom.pipeline.corpus import Corpus, open_corpus
 from omniloom.pipeline.fill import Filled, Job, Wish, fill_unit, with_reads
+from omniloom.pipeline.mirror import refuse_remote
 from omniloom.pipeline.recipe import hash_of, in_order, params_hash
 
 _SEEN = ("frames", "audio", "video")
@@ -85,6 +86,7 @@ def generate(
     another one, for a model that is missing, and for a column made otherwise without `replace`.
     """
     began = time.perf_counter()
+    refuse_remote(corpus, "generate")
     opened = open_corpus(corpus)
     if replace:
         _remove_damaged(corpus, modalities)

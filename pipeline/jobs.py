@@ -20,6 +20,7 @@ from omniloom.pipeline.cluster import Cluster, cluster
 from omniloom.pipeline.corpus import create_corpus, open_corpus
 from omniloom.pipeline.extract import weave
 from omniloom.pipeline.memory import give_back_free_memory, give_back_large_blocks
+from omniloom.pipeline.mirror import refuse_remote
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.shard import committed_units, write_drops, write_unit
 from omniloom.pipeline.shots import detector_of
@@ -89,6 +90,7 @@ def build(
     made by another recipe, when a model is missing, or when nothing was found.
     """
     began = time.perf_counter()
+    refuse_remote(out, "build")
     for ref in recipe.models():
         family_of(ref).check(ref)
     found, drops = find_sources(sources)

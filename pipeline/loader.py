@@ -26,7 +26,7 @@ from omniloom.pipeline.permutation import Ints, key_of
 from omniloom.pipeline.plan import Pick, Plan
 from omniloom.pipeline.reader import ShardReader
 from omniloom.pipeline.rows import Entry, Rows
-from omniloom.pipeline.view import BadSampleError, Decoder, View, fetch, finish
+from omniloom.pipeline.view import BadSampleError, Decoder, View, fetch, finish, read_ahead
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -141,20 +141,20 @@ class Loader:
                 else "share, buckets and sources are for training: evaluation goes by keys"
             )
         self._tail: Tail = tail or ("drop" if train else "partial")
-        many = sum(map(len, self._rows)) > _MANY
-        chosen = ("blocks" if many and sources == "any" else "global") if shuffle == "auto" else shuffle
+        self._reader = ShardReader()
+        far = sum(map(len, self._rows)) > _MANY or any(self._reader.is_remote(item.path) for item in corpora)
+        chosen = ("blocks" if far and sources == "any" else "global") if shuffle == "auto" else shuffle
         wishes = Wishes(chosen if train else "none", open_shards, size, sources, pad=self._tail != "drop")
         orders = [
             _order(rows, key_of(seed, number), wishes, share, buckets or {}) for number, rows in enumerate(self._rows)
         ]
         self._plan = Plan(tuple(orders), tuple(shares.values()), seed, size)
-        self._wishes = f"{wishes} {sorted(share)} {sorted((buckets or {}).items())}"
+        self._wishes = f"{[order.wishes for order in orders]} {sorted(share)} {sorted((buckets or {}).items())}"
         self._window = replace(window or Window(), train=train)
         self._batch_size, self._rank, self._world_size, self._workers = batch_size, rank, world_size, workers
         self._on_bad, self._max_bad, self._train, self._seed = on_bad, max_bad, train, seed
         self._position = 0
         self._total = self._count(epochs)
-        self._reader = ShardReader()
         self._decoder = Decoder(backend, threads=max(1, workers))
         self._bad: dict[str, BadSample] = {}
         self._lock = threading.Lock()
@@ -321,12 +321,11 @@ class Loader:
         self, entries: Sequence[tuple[Entry, Window]], pool: ThreadPoolExecutor | None
     ) -> list[View | BadSampleError]:
         """Reads and decodes samples; those that are bad come back as the error they gave."""
+        reader = read_ahead(entries, self._modules, self._reader)
 
         def read(item: tuple[Entry, Window]) -> dict[str, Any] | BadSampleError:
             try:
-                return fetch(
-                    item[0], item[1], self._modules, self._reader, None if self._decoder.dali else self._decoder
-                )
+                return fetch(item[0], item[1], self._modules, reader, None if self._decoder.dali else self._decoder)
             except BadSampleError as error:
                 return error
 

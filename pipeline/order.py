@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 from typing import Literal
@@ -57,6 +57,10 @@ class Wishes:
             raise ValueError(f"sources={self.sources!r} needs shuffle='global', got shuffle={self.shuffle!r}")
 
 
+def _in_one_block(units: Ints, wishes: Wishes) -> bool:
+    return wishes.shuffle == "blocks" and len(units) <= wishes.open_units
+
+
 class Order:
     """A function of (epoch, place), pure for equal arguments; threads may share it.
 
@@ -78,7 +82,8 @@ class Order:
         Raises ValueError if no micro-batch can be filled.
         """
         self._seed = seed
-        self.wishes = wishes
+        # Blocks that hold all units are no blocks: small corpora have one order wherever they lie.
+        self.wishes = replace(wishes, shuffle="global") if _in_one_block(units, wishes) else wishes
         self._units = np.asarray(units, np.int64)
         self._num_rows = int(self._units.sum())
         if self._num_rows < 1:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +16,9 @@ from omniloom.modalities import Clip, Modality, Rejected, codecs, load
 from omniloom.modalities.base import Codec, Window, codec_of
 from omniloom.pipeline.joined import part_facts
 from omniloom.pipeline.movies import frames_in, sound_in
-from omniloom.pipeline.reader import ShardReader
+from omniloom.pipeline.ranges import Span
+from omniloom.pipeline.reader import Ahead, ShardReader, SpanReader
+from omniloom.pipeline.remote import RemoteError
 from omniloom.pipeline.rows import Entry, Member
 
 if TYPE_CHECKING:
@@ -101,14 +105,14 @@ class Fetched:
 
 
 def fetch(
-    entry: Entry, window: Window, modules: Mapping[str, Modality], reader: ShardReader, decoder: Decoder | None
+    entry: Entry, window: Window, modules: Mapping[str, Modality], reader: SpanReader, decoder: Decoder | None
 ) -> dict[str, Any]:
     """Reads, checks and (given a decoder) decodes the pieces that the window shows: `Fetched` or None, by modality.
 
-    Raises BadSampleError, naming the modality.
+    Raises BadSampleError, naming the modality; RemoteError if a store does not answer: that is no fault of the sample.
     """
     fetched: dict[str, Any] = {}
-    movies: dict[tuple[Any, int], bytes] = {}
+    movies: dict[tuple[Path, int], bytes] = {}
     for name, module in modules.items():
         member = entry.members[name]
         if member is None:
@@ -118,7 +122,7 @@ def fetch(
             if member.movie is not None:
                 place = member.tar, member.column["offset"]
                 if place not in movies:  # one movie gives frames and sound
-                    movies[place] = reader.read(*place, member.column["size"], member.column["xxh3"])
+                    [movies[place]] = reader.read_many(member.tar, _spans(member, module, window)[1])
                 fetched[name] = _taken(name, movies[place], member.column, member.movie, window)
                 continue
             facts, pieces = _read_pieces(member, module, window, reader)
@@ -127,7 +131,26 @@ def fetch(
             fetched[name] = Fetched(facts, pieces, decoded=decoder is not None)
         except (ValueError, Rejected) as error:
             raise BadSampleError(entry, name, str(error)) from error
+        except RemoteError as error:
+            raise RemoteError(f"sample {entry.key}, its {name}: {error}") from error
     return fetched
+
+
+def read_ahead(
+    items: Sequence[tuple[Entry, Window]], modules: Mapping[str, Modality], reader: ShardReader
+) -> SpanReader:
+    """Begins to read what samples of corpora elsewhere will show, all at once; gives what `fetch` should read with."""
+    remote = {corpus for corpus in {entry.corpus for entry, _ in items} if reader.is_remote(corpus)}
+    if not remote:
+        return reader
+    return Ahead(reader, (_parts(entry, window, modules) for entry, window in items if entry.corpus in remote))
+
+
+def _parts(entry: Entry, window: Window, modules: Mapping[str, Modality]) -> Iterator[tuple[Path, Sequence[Span]]]:
+    for name, module in modules.items():
+        if member := entry.members[name]:
+            with suppress(ValueError):  # `fetch` says what is wrong with it
+                yield member.tar, _spans(member, module, window)[1]
 
 
 def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetched: Mapping[str, Any]) -> View:
@@ -161,20 +184,26 @@ def _taken(name: str, movie: bytes, column: Mapping[str, Any], clip: Clip, windo
 
 
 def _read_pieces(
-    member: Member, module: Modality, window: Window, reader: ShardReader
+    member: Member, module: Modality, window: Window, reader: SpanReader
 ) -> tuple[Mapping[str, Any], list[Any]]:
+    shown, spans = _spans(member, module, window)
+    wanted = list(dict.fromkeys(spans))  # a frame may be shown twice
+    read = dict(zip(wanted, reader.read_many(member.tar, wanted), strict=True))
+    return shown, [read[span] for span in spans]
+
+
+def _spans(member: Member, module: Modality, window: Window) -> tuple[Mapping[str, Any], list[Span]]:
+    """Facts of the pieces that the window shows, and where in the tar these lie."""
     column = member.column
+    if member.movie is not None:
+        return {}, [(column["offset"], column["size"], column["xxh3"])]
     facts = part_facts(column)
     shown = module.narrow(facts, window)
-    spans = list(module.pieces(shown, column["size"]))
     hashes = {(0, column["size"]): column["xxh3"]}
     if column["pieces_xxh3"] is not None:
         hashes |= zip(module.pieces(facts, column["size"]), column["pieces_xxh3"], strict=True)
-    read: dict[tuple[int, int], bytes] = {}
-    for offset, size in spans:
-        if (offset, size) not in read:  # a frame may be shown twice
-            read[offset, size] = reader.read(member.tar, column["offset"] + offset, size, hashes.get((offset, size)))
-    return shown, [read[span] for span in spans]
+    pieces = module.pieces(shown, column["size"])
+    return shown, [(column["offset"] + offset, size, hashes.get((offset, size))) for offset, size in pieces]
 
 
 def _dali(backend: Literal["auto", "dali", "cpu"], threads: int) -> DaliDecoder | None:

@@ -154,7 +154,7 @@ def generate(
 
 @app.command(epilog="Example: omniloom check corpus")
 def check(
-    corpus: Annotated[Path, typer.Argument(help="A corpus.")],
+    corpus: Annotated[Path, typer.Argument(help="A corpus: a folder or a URL.")],
     json: Json = False,
 ) -> None:
     """Verify every hash, count, time and geometry record of a corpus; exit 1 on any fault."""
@@ -171,7 +171,7 @@ def check(
 
 
 @app.command(epilog="Example: omniloom stats corpus")
-def stats(corpus: Annotated[Path, typer.Argument(help="A corpus.")], json: Json = False) -> None:
+def stats(corpus: Annotated[Path, typer.Argument(help="A corpus: a folder or a URL.")], json: Json = False) -> None:
     """Count what a corpus holds: hours, modalities, bytes, drops by reason."""
     from omniloom.pipeline.corpus import open_corpus
     from omniloom.recipes.show import emit
@@ -181,7 +181,7 @@ def stats(corpus: Annotated[Path, typer.Argument(help="A corpus.")], json: Json 
 
 @app.command(epilog="Example: omniloom train --recipe mico-tiny --corpus corpus --run runs/first train.steps=300")
 def train(
-    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to train on.")],
+    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to train on: a folder or a URL.")],
     run: Annotated[Path, typer.Option("--run", help="Folder of the run: made, or continued.")],
     overrides: Overrides = None,
     recipe: Recipe = "mico-tiny",
@@ -213,7 +213,7 @@ def train(
 @app.command(name="eval", epilog="Example: omniloom eval --run runs/first --corpus corpus --split test")
 def evaluate(
     run: Annotated[Path, typer.Option("--run", help="Folder of a run.")],
-    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to evaluate on.")],
+    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to evaluate on: a folder or a URL.")],
     split: Annotated[str, typer.Option(help="train, test, or all.")] = "test",
     json: Json = False,
 ) -> None:

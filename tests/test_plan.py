@@ -143,6 +143,13 @@ def test_an_epoch_of_micro_batches_holds_every_sample_once_and_like_with_like(
         assert np.array_equal(again, rows.reshape(-1)[shuffled_places]), "a place does not depend on what was asked"
 
 
+def test_blocks_that_hold_all_units_are_the_global_order() -> None:
+    units = np.array([5, 8, 13])
+    orders = [Order(units, 4, Wishes(shuffle, open_units=3)) for shuffle in ("global", "blocks")]
+    assert np.array_equal(rows_of(orders[0], 2), rows_of(orders[1], 2))
+    assert not np.array_equal(rows_of(orders[0], 2), rows_of(Order(units, 4, Wishes("blocks", open_units=2)), 2))
+
+
 def test_what_an_epoch_leaves_out_the_others_show() -> None:
     label = np.repeat([0, 1, 2], [10, 11, 13])
     for sources in ("any", "apart", "together"):

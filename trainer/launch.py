@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omniloom.pipeline.cluster import ray_session
+from omniloom.pipeline.remote import url_of
 from omniloom.trainer.train import StepReport, TrainRecipe, TrainReport, train
 
 _POLL_S = 0.5
@@ -28,12 +29,13 @@ def launch(
 ) -> TrainReport:
     """Trains with `ranks` processes, each with a GPU where the cluster has them, and waits for the end.
 
-    `train.batch_size` counts samples a rank; `corpus` and `run` are paths that every node sees. A rank that fails comes
-    out of Ray Train's own error; launched again, the run continues from its newest checkpoint.
+    `train.batch_size` counts samples a rank; `corpus` and `run` are paths that every node sees; `corpus` may be a
+    URL. A rank that fails comes out of Ray Train's own error; launched again, the run continues from its newest
+    checkpoint.
     """
     if ranks < 1:
         raise ValueError(f"training needs at least one rank, got {ranks = }")
-    corpus, run = Path(corpus).resolve(), Path(run).resolve()
+    corpus, run = url_of(corpus) or Path(corpus).resolve(), Path(run).resolve()
     run.mkdir(parents=True, exist_ok=True)
     report_path = run / "report.json"
     report_path.unlink(missing_ok=True)
