@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ SECONDS = 3
 """Of steady state, a measurement."""
 CLIPS, FULL_CLIPS = 96, 16
 """Of ten seconds; fewer with depth, normals and points, which a network takes seconds a clip to make."""
-BATCH, MAX_WORKERS = 8, 8
+BATCH, MAX_WORKERS = 8, 4
 DAMAGED = 0.01
 FRACTIONS = (0.0, 0.1, 0.5, 0.9)
 BARE, OURS = "bare loop", "omniloom"
@@ -320,7 +320,8 @@ class _Bench:
 
     def resume(self, rows: Sequence[Row]) -> dict[str, Any]:
         """By row, seconds from a state to the first batch at fractions of an epoch."""
-        steps = [int(fraction * (self._data["frames"].clips // BATCH)) for fraction in FRACTIONS]
+        batches = self._data["frames"].clips // self._batch("frames")
+        steps = [int(fraction * batches) for fraction in FRACTIONS]
         found: dict[str, Any] = {}
         for row in (row for row in rows if row.loader != "bare" and "frames" in row.tasks and row.video == "pyav"):
             if row.layout == "ours" and not row.is_ours:
@@ -337,10 +338,13 @@ class _Bench:
 
     def _ask(self, row: Row, task: str, what: str, **more: Any) -> dict[str, Any] | Failed:
         folder = self._data[task].folders[_place(row)]
-        spec = Spec(row.loader, task, row.layout, row.video, str(folder), self._workers, BATCH, row.skip_bad)
-        if self._data[task].clips < BATCH * self._workers:  # of a quick run: whole batches for every worker
-            spec = replace(spec, batch=max(1, self._data[task].clips // max(1, 2 * self._workers)))
+        batch = self._batch(task)
+        spec = Spec(row.loader, task, row.layout, row.video, str(folder), self._workers, batch, row.skip_bad)
         return answer_of(self._interpreters[row.name], {"do": what, "spec": asdict(spec), **more})
+
+    def _batch(self, task: str) -> int:
+        """Samples; fewer in a quick run, so that its few clips hold a batch for every worker."""
+        return max(1, min(BATCH, self._data[task].clips // max(1, self._workers)))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,7 @@ def child(text: str) -> None:
     os.dup2(2, 1)  # what peers print is no answer
     answer = jobs[job["do"]](job)
     os.write(out, (json.dumps(answer) + "\n").encode())
-    for process in multiprocessing.active_children():
-        process.kill()
-    sys.stderr.flush()
-    os._exit(0)  # some loaders never come to an end by themselves
+    _end()
 
 
 def _probe(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +85,7 @@ def _rate(job: Mapping[str, Any]) -> dict[str, Any]:
         from omniloom.benchmarks.loader_ours import bare
 
         return bare(spec, job["kind"], job["seconds"])
+    _import(spec)  # not counted in the first batch
     start_s = time.time() - job["began"]
 
     def begin() -> Batches:
@@ -112,36 +110,73 @@ def _epoch(job: Mapping[str, Any]) -> dict[str, Any]:
 def _resume(job: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds from a state to the first batch after it; without a state, of replaying up to there.
 
-    Also whether that batch is the one that came in the run that was not interrupted.
+    Also whether that batch is the one that came in the run that was not interrupted. Every run is a process of its own,
+    with the packages imported already: two loaders of one folder may stand in each other's way.
     """
     spec = Spec(**job["spec"])
-    steps = {int(step) for step in job["steps"]}
+    steps = sorted({int(step) for step in job["steps"]})
+    _import(spec)
+    order, states = _apart(_until, spec, steps)
+    return {str(step): _apart(_resumed, spec, step, states[step], order[step]) for step in steps}
+
+
+def _until(spec: Spec, steps: Sequence[int]) -> tuple[list[list[str]], dict[int, Any]]:
+    """Keys of batches up to that of the last step, and states after so many batches."""
     loop = _loop(spec)
     order: list[list[str]] = []
-    states: dict[int, Any] = {}
+    states: dict[int, Any] = dict.fromkeys(steps)
     for batch in loop.batches(once=False):
         order.append(batch[KEY])
-        if len(order) in steps:
+        if len(order) in states:
             states[len(order)] = loop.state()
-        if len(order) > max(steps):
+        if len(order) > steps[-1]:
             break
-    found: dict[str, Any] = {}
-    for step in sorted(steps):
-        again = _loop(spec)
-        began = time.perf_counter()
-        replayed = states.get(step) is None
-        if not replayed:
-            again.restore(states[step])
-        batches: Iterator[Batch] = again.batches(once=False)
-        for _ in range(step if replayed else 0):
-            next(batches)
-        keys = next(batches)[KEY]
-        found[str(step)] = {
-            "seconds": time.perf_counter() - began,
-            "same": keys == order[step],
-            "replayed": replayed and step > 0,
-        }
-    return found
+    return order, states
+
+
+def _resumed(spec: Spec, step: int, state: Any, expected: Sequence[str]) -> dict[str, Any]:
+    loop = _loop(spec)
+    began = time.perf_counter()
+    if state is not None:
+        loop.restore(state)
+    batches: Iterator[Batch] = loop.batches(once=False)
+    replayed = step if state is None else 0
+    for _ in range(replayed):
+        next(batches)
+    keys = next(batches)[KEY]
+    return {"seconds": time.perf_counter() - began, "same": keys == expected, "replayed": replayed > 0}
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, called in a fork of this process. Raises RuntimeError with what it raised there."""
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_tell, args=(there, function, arguments))
+    process.start()
+    there.close()
+    try:
+        answer, fault = here.recv()
+    except EOFError:
+        answer, fault = None, "it ended without an answer"
+    process.join()
+    if fault:
+        raise RuntimeError(fault)
+    return answer
+
+
+def _tell(there: Any, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    try:
+        there.send((function(*arguments), ""))
+    except Exception as error:  # noqa: BLE001 - told to the process that asked
+        there.send((None, f"{type(error).__name__}: {error}"))
+    _end()
+
+
+def _end() -> None:
+    """Some loaders never come to an end by themselves."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _convert(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +188,16 @@ def _gpu(job: Mapping[str, Any]) -> dict[str, Any]:
     from omniloom.benchmarks.loader_gpu import loop_on_gpu
 
     return loop_on_gpu(Spec(**job["spec"]), job["seconds"])
+
+
+def _import(spec: Spec) -> None:
+    for thing in (spec.loader, spec.video):
+        if thing == "pyav" and (spec.layout == "ours" or spec.loader == "dali"):
+            continue  # nothing is decoded with PyAV
+        for module in NEEDS[thing]:
+            import_module(module)
+    if spec.loader == "ours":
+        import_module("omniloom.benchmarks.loader_ours")
 
 
 def _loop(spec: Spec) -> Loop:

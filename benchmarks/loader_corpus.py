@@ -89,12 +89,12 @@ def write_tars(corpus: Path, out: Path, layout: Layout) -> None:
 
 
 def damage(corpus: Path, copies: Sequence[Path], share: float) -> list[str]:
-    """Changes bytes in that share of the pictures and of the sounds (two of each at least), the same in every copy.
+    """Changes bytes in that share of the pictures and of the sounds (of many two at least), the same in every copy.
 
     copies: folders that hold files of any format, uncompressed. Returns the keys of the damaged samples.
     """
     samples = list(open_corpus(corpus).samples())
-    count = min(len(samples) // 2, max(2, round(share * len(samples))))
+    count = max(1, min(2, len(samples) // 4), round(share * len(samples)))
     chosen = {
         "pictures": samples[:: len(samples) // count][:count],
         "audio": samples[1 :: len(samples) // count][:count],

@@ -111,7 +111,7 @@ class Energon:
         def batch(_: Any, samples: list[Batch]) -> Batch:
             return stack(samples)
 
-        cooker = energon.Cooker(energon.stateless(restore_seeds=True)(cook))
+        cooker = energon.Cooker(energon.stateless(cook))
         kind = type("Task", (energon.DefaultTaskEncoder,), {"decoder": None, "cookers": [cooker], "batch": batch})
         dataset = energon.get_train_dataset(
             spec.data,

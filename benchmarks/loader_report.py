@@ -25,13 +25,14 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     lines = [
         "# Loaders",
         "",
-        f"{clips.get('plain')} clips of 10 s ({clips.get('full', 0)} with depth, normals and points), of which each batch"
-        f" shows {window['num_frames']} frames at {window['image_px']} x {window['image_px']}, all of the sound at 16 kHz,"
-        f" {window['num_points']} points and a caption, as float32; {report['batch']} samples a batch,"
+        f"{clips.get('plain')} clips of 10 s ({clips.get('full', 0)} with depth, normals and points), of which each"
+        f" batch shows {window['num_frames']} frames of {window['image_px']} x {window['image_px']}, all of the sound"
+        f" (16 kHz), {window['num_points']} points and a caption, as float32; {report['batch']} samples a batch,"
         f" {report['workers']} workers or threads. All read the same clips, from memory where the system has cached the"
         " files. Each measurement is a process of its own and counts a few seconds of steady state; figures are medians"
-        f" (ranges) over {report['rounds']} rounds in which every loop ran once. CPU time, memory and bytes are those of"
-        " the whole tree of processes; bytes through memory maps (DALI) are not seen.",
+        f" (ranges) over {report['rounds']} rounds in which every loop ran once. A first batch is counted from the"
+        " making of the loader, its package imported already. CPU time, memory and bytes are those of the whole tree"
+        " of processes; bytes through memory maps (DALI, litdata) are not seen.",
         "",
         f"{report['machine']}; load {report['load'][0]} at the end; {versions}; {report['minutes']} minutes in all.",
         "",
