@@ -235,7 +235,8 @@ def _data(
         corpus = make_corpus(folder / name, clips, modalities)
         cost[f"build, {name}"] = round(time.monotonic() - began, 1)
         folders: dict[tuple[str, str], Path] = {("ours", "ours"): corpus}
-        for layout in dict.fromkeys(row.layout for row in rows if not row.is_ours):
+        layouts: list[Layout] = list(dict.fromkeys(row.layout for row in rows if not row.is_ours))
+        for layout in layouts:
             began = time.monotonic()
             tars = folder / name / f"tars-{layout}"
             write_tars(corpus, tars, layout)

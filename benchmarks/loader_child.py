@@ -149,12 +149,13 @@ def _resumed(spec: Spec, step: int, state: Any, expected: Sequence[str]) -> dict
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns, called in a fork of this process. Raises RuntimeError with what it raised there."""
-    here, there = multiprocessing.Pipe(duplex=False)
+    here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=_tell, args=(there, function, arguments))
     process.start()
     there.close()
     try:
         answer, fault = here.recv()
+        here.send("taken")
     except EOFError:
         answer, fault = None, "it ended without an answer"
     process.join()
@@ -168,6 +169,7 @@ def _tell(there: Any, function: Callable[..., Any], arguments: Sequence[Any]) ->
         there.send((function(*arguments), ""))
     except Exception as error:  # noqa: BLE001 - told to the process that asked
         there.send((None, f"{type(error).__name__}: {error}"))
+    there.recv()  # tensors are taken from the memory of this process: it must not end before
     _end()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ class Ours:
         loader = self._made(once) if once else self._loader
         for batch in loader:
             yield {KEY: batch.keys, **batch.tensors, **batch.texts}
+        for bad in loader.bad:  # where the loader keeps what it left out: peers write it to standard error
+            print(f"left out: {bad}", file=sys.stderr)
 
     def state(self) -> Any:
         return self._loader.state_dict()

@@ -65,8 +65,7 @@ class WebDataset:
         self._spec = spec
 
     def batches(self, once: bool) -> Iterator[Batch]:
-        import webdataset as wds
-
+        wds = import_module("webdataset")
         spec = self._spec
         handler: Any = wds.warn_and_continue if spec.skip_bad else wds.reraise_exception
         urls = [str(path) for path in sorted(Path(spec.data).glob("*.tar"))]

@@ -107,7 +107,7 @@ def _by_pyav(data: bytes, chosen: Sequence[int]) -> np.ndarray:
     import av
 
     found: dict[int, np.ndarray] = {}
-    with av.open(io.BytesIO(data), format="mov") as container:
+    with av.open(io.BytesIO(data), "r", format="mov") as container:
         container.streams.video[0].codec_context.thread_count = 1
         for index, frame in enumerate(container.decode(video=0)):
             if index in chosen:

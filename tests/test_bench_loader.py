@@ -76,6 +76,7 @@ def test_damage_stops_our_loader_or_is_left_out_and_never_given(report: dict[str
     assert rows[OURS]["damaged_samples_named"] >= 1
     assert rows["omniloom, skip"]["outcome"] == "goes on"
     assert rows["omniloom, skip"]["samples"] == report["corrupt"]["of"] - report["corrupt"]["damaged"]
+    assert rows["omniloom, skip"]["damaged_samples_named"] == report["corrupt"]["damaged"]
     assert {row["damaged_samples_given"] for row in rows.values()} == {0}
 
 
