@@ -110,8 +110,8 @@ def _group(name: str, row: Mapping[str, Any]) -> str:
 def _damage(corrupt: Mapping[str, Any]) -> list[str]:
     head = [
         f"{corrupt['damaged']} of {corrupt['of']} samples have a damaged member: a byte in every 4 KB. Given: how many"
-        " of them came out as if they were whole. Named: of how many the key is in an error, a warning or a list that the"
-        " loader keeps.",
+        " of them came out as if they were whole. Named: of how many the key is in an error, a warning or a list that"
+        " the loader keeps.",
         "",
         as_row(["", "what it does", "samples given", "damaged, given", "damaged, named"]),
         "|---|---|---:|---:|---:|",
