@@ -103,15 +103,21 @@ class Energon:
         wanted = suffixes(spec.layout, spec.task)
 
         def cook(sample: Mapping[str, Any]) -> Batch:
-            raw = {name: sample[suffix] for name, suffix in wanted.items()}
-            made = arrays(sample["__key__"], raw, spec.task, spec.layout, spec.video)
-            return {**energon.basic_sample_keys(sample), **made}
+            return {**energon.basic_sample_keys(sample), **{name: sample[suffix] for name, suffix in wanted.items()}}
+
+        def encode_sample(_: Any, sample: Batch) -> Batch:
+            # Here and not in the cooker, which runs before the shuffle: its buffer would hold pictures.
+            made = arrays(
+                sample["__key__"], {name: sample[name] for name in wanted}, spec.task, spec.layout, spec.video
+            )
+            return {**{name: sample[name] for name in sample if name.startswith("__")}, **made}
 
         def batch(_: Any, samples: list[Batch]) -> Batch:
             return stack(samples)
 
         cooker = energon.Cooker(energon.stateless(cook))
-        kind = type("Task", (energon.DefaultTaskEncoder,), {"decoder": None, "cookers": [cooker], "batch": batch})
+        methods = {"encode_sample": energon.stateless(encode_sample), "batch": batch}
+        kind = type("Task", (energon.DefaultTaskEncoder,), {"decoder": None, "cookers": [cooker], **methods})
         dataset = energon.get_train_dataset(
             spec.data,
             worker_config=energon.WorkerConfig(rank=0, world_size=1, num_workers=spec.workers),
@@ -260,7 +266,8 @@ class Dali:
                 initial_fill=SHUFFLE_BUFFER,
             )
             sound, _ = fn.decoders.audio(coded, dtype=dali.types.FLOAT, downmix=True)
-            self._pipeline.set_outputs(fn.pad(sound, axes=(0,), shape=(WINDOW.num_samples,)))
+            whole = fn.slice(sound, 0, WINDOW.num_samples, axes=(0,), out_of_bounds_policy="pad")
+            self._pipeline.set_outputs(whole)
         self._pipeline.build()
 
     def batches(self, once: bool) -> Iterator[Batch]:
