@@ -32,6 +32,10 @@ class Options:
     """The smallest thing that runs every command once: shows that all works, measures nothing."""
     out: Path | None = None
     """Folder of the results; None: benchmarks/results in a checkout, results/ elsewhere, nowhere when quick."""
+    peers_python: Path | None = None
+    """Interpreter that has the packages of peers which live in an environment of their own; None: this one."""
+    gpu: bool = False
+    """Also what needs an NVIDIA GPU."""
 
     def __post_init__(self) -> None:
         if (self.runs is not None and self.runs < 1) or (self.seconds is not None and self.seconds < 1):
@@ -49,6 +53,8 @@ class Options:
         words = [] if self.runs is None else ["--runs", str(self.runs)]
         words += [] if self.seconds is None else ["--seconds", f"{self.seconds:g}"]
         words += ["--quick"] if self.quick else []
+        words += [] if self.peers_python is None else ["--peers-python", str(self.peers_python)]
+        words += ["--gpu"] if self.gpu else []
         return words + ([] if self.out is None else ["--out", str(self.out)])
 
 

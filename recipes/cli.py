@@ -255,6 +255,10 @@ def bench(
     seconds: Annotated[float | None, typer.Option(min=1, help="Length of its media.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Run everything once on the smallest media.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of tables and plots.")] = None,
+    peers_python: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Python that has the peers' packages.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Also measure what needs an NVIDIA GPU.")] = False,
     json: Json = False,
 ) -> None:
     """Measure what omniloom costs beside named peers, in one run."""
@@ -272,7 +276,7 @@ def bench(
             sys.stdout.write(f"{stem:18} {sentence}\n")
         return
     try:
-        report = benchmarks.run_benchmark(name, benchmarks.Options(runs, seconds, quick, out))
+        report = benchmarks.run_benchmark(name, benchmarks.Options(runs, seconds, quick, out, peers_python, gpu))
     except LookupError as error:
         raise typer.BadParameter(str(error.args[0]), param_hint="NAME") from error
     emit(report if json else report.get("claims", report), json)
