@@ -103,7 +103,41 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def _decode_png(data: bytes) -> np.ndarray:
-    return _decode_picture(data, "PNG")
+    ours = _decode_own_png(data)
+    return _decode_picture(data, "PNG") if ours is None else ours
+
+
+def _decode_own_png(data: bytes) -> np.ndarray | None:
+    """What `encode_png` wrote, in a third of Pillow's time; None for any other PNG. Raises ValueError for damage."""
+    if len(data) < 57 or data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR" or data[37:41] != b"IDAT":
+        return None
+    width, height, bits, kind, *rest = struct.unpack_from(">IIBBBBB", data, 16)
+    size = struct.unpack_from(">I", data, 33)[0]
+    if (bits, kind) not in {(8, _PNG_COLOUR), (16, _PNG_GRAY)} or any(rest) or 41 + size + 16 != len(data):
+        return None
+    if width * height > _MAX_PIXELS:
+        raise ValueError(f"damaged PNG: {(width, height)} pixels")
+    for start, end in ((12, 29), (37, 41 + size)):
+        if zlib.crc32(data[start:end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError("damaged PNG: its bytes do not match their checksum")
+    try:
+        import deflate
+    except ImportError:  # training alone does not install it
+        return None
+    across = width * (3 if kind == _PNG_COLOUR else 2)
+    try:
+        lines = np.frombuffer(deflate.zlib_decompress(data[41 : 41 + size], height * (1 + across)), np.uint8)
+    except (deflate.DeflateError, ValueError) as error:
+        raise ValueError(f"damaged PNG: {error}") from error
+    if lines.size != height * (1 + across):
+        raise ValueError(f"damaged PNG: {lines.size} bytes for {width}x{height}")
+    lines = lines.reshape(height, 1 + across)
+    if (lines[:, 0] != _FILTER_UP).any():
+        return None
+    rows = lines[:, 1:].copy()
+    for above, row in zip(rows, rows[1:], strict=False):  # `np.add.accumulate` goes down column by column
+        row += above
+    return rows.reshape(height, width, 3) if kind == _PNG_COLOUR else rows.view(">u2").astype(np.uint16)
 
 
 def _decode_picture(data: bytes, kind: str) -> np.ndarray:

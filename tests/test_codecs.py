@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from omniloom.modalities import codecs, frames, video
 from omniloom.modalities.base import Frames, Waveform, read
@@ -49,6 +50,19 @@ def test_png_keeps_all_16_bits(codes: np.ndarray) -> None:
     back = codecs.decode("png", codecs.encode("png", codes))
     assert back.dtype == np.uint16
     assert np.array_equal(back, codes)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (67, 45)])
+def test_a_png_is_read_as_pillow_reads_it_whoever_wrote_it(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for array in (rng.integers(0, 2**16, shape, np.uint16), rng.integers(0, 256, (*shape, 3), np.uint8)):
+        ours, others = codecs.encode("png", array), io.BytesIO()
+        Image.fromarray(array).save(others, "PNG")
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(ours))), array)
+        for data in (ours, others.getvalue()):
+            back = codecs.decode("png", data)
+            assert back.dtype == array.dtype
+            assert np.array_equal(back, array)
 
 
 def test_png_keeps_colours() -> None:
