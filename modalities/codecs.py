@@ -21,6 +21,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -135,8 +136,8 @@ def _decode_own_png(data: bytes) -> np.ndarray | None:
     if (lines[:, 0] != _FILTER_UP).any():
         return None
     rows = lines[:, 1:].copy()
-    for above, row in zip(rows, rows[1:], strict=False):  # `np.add.accumulate` goes down column by column
-        row += above
+    for above, row in pairwise(rows):  # `np.add.accumulate` goes down column by column
+        np.add(above, row, out=row)
     return rows.reshape(height, width, 3) if kind == _PNG_COLOUR else rows.view(">u2").astype(np.uint16)
 
 
