@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import gcd
 from threading import Lock
 from typing import Literal
 
@@ -125,7 +126,7 @@ class Order:
     def at(self, place: Ints, epoch: Ints, retry: int = 0) -> Ints:
         """Rows int64 (n,) at places [0, length) of epochs, both int64 (n,); `PADDING` where nothing is.
 
-        `retry` 1, 2, ... gives other samples of the same class, for those that are bad.
+        `retry` 1, 2, ... gives other samples of the same class, for those that are bad: each another one, far from it.
         """
         place, epoch = np.asarray(place, np.int64), np.asarray(epoch, np.int64)
         micro, slot = np.divmod(place, self.wishes.micro_batch)
@@ -167,11 +168,11 @@ class Order:
             index = np.empty_like(place)
             for number in np.unique(epoch):
                 mine = np.flatnonzero(epoch == number)
-                index[mine] = self._in_blocks(label, place[mine], int(number), retry)
+                index[mine] = self._in_blocks(label, place[mine], int(number))
         elif self.wishes.shuffle == "none":
-            index = (place + retry) % count
-        elif self.wishes.sources == "any" or retry:
-            index = shuffled(place, count, key_of(self._seed, _ROWS, label, retry), epoch)
+            index = place
+        elif self.wishes.sources == "any":
+            index = shuffled(place, count, key_of(self._seed, _ROWS, label), epoch)
         else:
             if self.wishes.sources == "apart":
                 place = self._in_strips(label, micro, slot, epoch)
@@ -179,6 +180,8 @@ class Order:
             # Each epoch begins elsewhere: what one leaves out, another shows.
             first = shuffled(np.zeros_like(epoch), count, key_of(self._seed, _TURN, label), epoch)
             index = (place + first) % count
+        if retry:
+            index = (index + retry * _stride(count)) % count
         rows = index if self._rows is None else self._rows[self._starts[label] + index]
         return rows if retry else np.where(nothing, PADDING, rows)
 
@@ -192,7 +195,7 @@ class Order:
             index[mine] = number * long + shuffled(micro[mine], long, key, epoch[mine])
         return index
 
-    def _in_blocks(self, label: int, place: Ints, epoch: int, retry: int) -> Ints:
+    def _in_blocks(self, label: int, place: Ints, epoch: int) -> Ints:
         """Indices within the class: its units shuffled, and its rows within each block of units."""
         order = self._keep("units", epoch, self._units_of)
         ends = self._keep(f"ends {label}", epoch, lambda _: np.cumsum(self._per_unit[label][order]))
@@ -202,7 +205,7 @@ class Order:
         for number in np.unique(block):
             mine = np.flatnonzero(block == number)
             first, size = int(edges[number]), int(edges[number + 1] - edges[number])
-            key = key_of(self._seed, _ROWS, label, int(number), retry)
+            key = key_of(self._seed, _ROWS, label, int(number))
             index[mine] = first + shuffled(place[mine] - first, size, key, epoch)
         turn = np.searchsorted(ends, index, side="right")
         unit = order[turn]
@@ -233,3 +236,11 @@ class Order:
                 while len(self._kept) > _EPOCHS_KEPT * (2 + len(self._counts)):
                     self._kept.popitem(last=False)
             return self._kept[what, epoch]
+
+
+def _stride(count: int) -> int:
+    """A step through range(count) that comes by every number, and by none near those before."""
+    step = max(1, round(0.618 * count))
+    while gcd(step, count) > 1:
+        step += 1
+    return step

@@ -150,6 +150,17 @@ def test_blocks_that_hold_all_units_are_the_global_order() -> None:
     assert not np.array_equal(rows_of(orders[0], 2), rows_of(Order(units, 4, Wishes("blocks", open_units=2)), 2))
 
 
+@pytest.mark.parametrize("wishes", [Wishes(), Wishes("blocks", 2), Wishes(micro_batch=2, sources="apart", pad=True)])
+def test_substitutes_are_all_the_other_samples_of_a_class_before_any_comes_again(wishes: Wishes) -> None:
+    label = np.repeat([0, 1], [9, 12])
+    order = Order(np.full(7, 3), 0, wishes, classes=label, sources=np.arange(21) // 2)
+    for place in range(order.length):
+        met = [int(order.at(np.array([place]), np.array([2]), retry)[0]) for retry in range(9)]
+        if met[0] != PADDING:
+            assert len(set(met)) == 9
+            assert len(set(label[met])) == 1
+
+
 def test_what_an_epoch_leaves_out_the_others_show() -> None:
     label = np.repeat([0, 1, 2], [10, 11, 13])
     for sources in ("any", "apart", "together"):
