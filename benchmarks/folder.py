@@ -111,11 +111,11 @@ def _round(sources: Sequence[Media], made: Path, number: int) -> dict[str, float
             total.update({what: total.get(what, 0) + count for what, count in cost.made.items()})
         say(f"round {number + 1}, {name}: {costs[name]:.2f} CPU s")
     for mine, (peer, _) in _GOALS.items():
-        _same(made_of[mine], made_of[peer])
+        same(made_of[mine], made_of[peer])
     return costs
 
 
-def _same(ours: dict[str, int], theirs: dict[str, int]) -> None:
+def same(ours: dict[str, int], theirs: dict[str, int]) -> None:
     """Raises RuntimeError unless both made about the same: a tail shorter than a clip may go to neither or either."""
     for what, count in ours.items():
         if abs(count - theirs[what]) > 0.03 * theirs[what] + 2:

@@ -163,10 +163,15 @@ def encode(value: Depth) -> Part:
     scale, shift = _quantiser(value, known)
     num_frames, height, width = value.z.shape
     codes = np.empty(value.z.shape, np.uint16)
+    exact_codes = np.empty((height, width))
     for frame, is_known, shown in zip(value.z, known, codes, strict=True):  # a frame fits in the processor's cache
-        exact_codes = (np.where(is_known, frame, shift).astype(np.float64) - shift) / scale
-        shown[:] = np.clip(np.rint(exact_codes), 1, _CODES)
-        shown[~is_known] = 0
+        np.subtract(frame, shift, out=exact_codes, dtype=np.float64)
+        exact_codes /= scale
+        np.rint(exact_codes, out=exact_codes)
+        np.clip(exact_codes, 1, _CODES, out=exact_codes)
+        if not is_known.all():
+            exact_codes[~is_known] = 0
+        shown[:] = exact_codes
     exact = value.step_m > 0 and scale == value.step_m
     return Part(
         codecs.encode_png(codes.reshape(num_frames * height, width)),

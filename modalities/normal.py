@@ -134,9 +134,13 @@ def encode(value: Normals) -> Part:
     num_frames, height, width = value.n.shape[:3]
     codes = np.empty(value.n.shape, np.uint8)
     for frame, shown in zip(value.n, codes, strict=True):  # one by one: a frame fits in the processor's cache
-        known = np.isfinite(frame[..., 0] + frame[..., 1] + frame[..., 2])
-        shown[:] = np.rint(127.5 * (np.where(known[..., None], frame, 0) + 1))
-        shown[~known] = _UNKNOWN
+        exact_codes = frame + 1
+        exact_codes *= 127.5
+        np.rint(exact_codes, out=exact_codes)
+        unknown = ~np.isfinite(exact_codes[..., 0] + exact_codes[..., 1] + exact_codes[..., 2])
+        if unknown.any():
+            exact_codes[unknown] = _UNKNOWN
+        shown[:] = exact_codes
     return Part(
         codecs.encode_png(codes.reshape(num_frames * height, width, 3)),
         {

@@ -84,6 +84,25 @@ def test_the_decode_benchmark_leaves_a_table_and_a_plot(report: dict[str, Any], 
         assert plot.width > 400
 
 
+def test_the_folder_benchmark_builds_all_files_at_once_and_leaves_a_table(tmp_path: Path) -> None:
+    report = run_benchmark("folder", Options(quick=True, out=tmp_path))
+    d, *others = report["rows"]
+    assert report["rows"][d]["D"]["median"] == 1
+    assert all(report["rows"][name]["cpu_s"]["min"] > 0 for name in others)
+    ours, with_proxy, copied = report["claims"].values()
+    assert ours["goal"] == with_proxy["goal"] == 1.15
+    assert copied["goal"] == 0.1
+    assert all(f"| {name} |" in (tmp_path / "folder.md").read_text() for name in (*report["claims"], *report["rows"]))
+
+
+def test_costs_of_unlike_outputs_are_not_compared() -> None:
+    from omniloom.benchmarks.folder import same
+
+    same({"clips": 8, "frames": 160}, {"clips": 8, "frames": 161, "pictures": 4000})
+    with pytest.raises(RuntimeError, match="cannot be compared"):
+        same({"clips": 8, "frames": 160}, {"clips": 8, "frames": 200})
+
+
 def test_a_wrong_name_is_answered_with_the_nearest_and_the_list() -> None:
     done = omniloom("bench", "dekode")
     assert done.returncode == 2
