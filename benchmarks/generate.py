@@ -9,8 +9,9 @@ hashes and commits them. Both are whole processes on one core: two threads that 
 seconds for the same work, and bare has but one. What both cost for one clip (interpreter, imports, loading the
 network) is measured too and taken off for the cost of each further clip.
 
-Twice: with a network of 13 ms a frame, which shows what everything around it costs, and with one of the size that
-people ask on purpose, the architecture of Depth Anything V2 Small with random weights, for which time is all the same.
+With three networks: the embedded one, a small one of 13 ms a frame, which shows what everything around it costs, and
+one of the size that people ask on purpose, the architecture of Depth Anything V2 Small with random weights, for which
+time is all the same.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from omniloom.pipeline.corpus import open_corpus
 COLUMNS = ("depth", "normal", "points")
 GOAL = 1.1
 TCMONODEPTH = Path(__file__).resolve().parents[2] / "shared" / "data" / "tcmonodepth_tcsmallnet_192x320.onnx"
-"""A small real network, looked for beside the checkout; otherwise the embedded one is asked."""
+"""A small real network, looked for beside the checkout; otherwise only the embedded one is asked."""
 _UNALIGNED = "depth.align=false"
 _CLIP_S = 10
 _PYTHON = (sys.executable, "-c")
@@ -53,13 +54,14 @@ def run(options: Options) -> dict[str, Any]:
     """CPU seconds of both, over rounds in which each ran once, with ratios and peak memory."""
     seconds = options.seconds or (2 * _CLIP_S if options.quick else 120)
     rounds = options.runs or (1 if options.quick else 5)
-    model = str(TCMONODEPTH) if TCMONODEPTH.is_file() else "embedded"
+    models = ["embedded", *([str(TCMONODEPTH)] if TCMONODEPTH.is_file() else [])]
     with tempfile.TemporaryDirectory() as scratch, _one_core():
         folder = Path(scratch)
         corpora = {name: _corpus(folder / name, length) for name, length in (("one", _CLIP_S), ("all", seconds))}
         clips = {name: len(open_corpus(corpus)) for name, corpus in corpora.items()}
         steps = {
-            (kind, name): step
+            (model, kind, name): step
+            for model in models
             for name, corpus in corpora.items()
             for kind, step in {
                 "network": _bare_step(corpus, model, "network"),
@@ -67,7 +69,7 @@ def run(options: Options) -> dict[str, Any]:
                 "ours": _our_step(corpus, model),
             }.items()
         }
-        costs: dict[tuple[str, str], list[tuple[float, float | None]]] = {key: [] for key in steps}
+        costs: dict[tuple[str, str, str], list[tuple[float, float | None]]] = {key: [] for key in steps}
         for number in range(rounds):
             for key, step in steps.items():
                 for corpus in corpora.values():
@@ -75,16 +77,22 @@ def run(options: Options) -> dict[str, Any]:
                 cost = cost_of(step)
                 assert not isinstance(cost, str), cost
                 costs[key].append((cost.cpu_s, cost.peak_mb))
-                say(f"round {number + 1}: {' '.join(key)} {cost.cpu_s:.2f} CPU s, {cost.peak_mb or 0:.0f} MB")
+                words = f"{Path(key[0]).name}, {key[1]} {key[2]}"
+                say(f"round {number + 1}: {words} {cost.cpu_s:.2f} CPU s, {cost.peak_mb or 0:.0f} MB")
         usual = {} if options.quick else _with_a_usual_network(corpora["one"], folder, min(rounds, 2))
-        sizes = _sizes(corpora["all"], model)
-    report = _report(costs, clips)
+        sizes = _sizes(corpora["all"], models[0])
+    report: dict[str, Any] = {
+        "clips": clips["all"],
+        "models": {
+            Path(model).name: _report({key[1:]: spent for key, spent in costs.items() if key[0] == model}, clips)
+            for model in models
+        },
+    }
     report["usual"] = usual
     report |= {
         "benchmark": "generate",
         "machine": machine(),
         "versions": versions("omniloom", "onnxruntime", "open3d-cpu", "numpy", "pillow"),
-        "model": Path(model).name,
         "source": f"bigbuckbunny, 720p, {seconds:g} s in clips of {_CLIP_S} s, 20 frames each at {sizes['frames']}",
         "columns_mb": sizes["mb"],
         "rounds": rounds,
@@ -203,35 +211,29 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Three columns in one pass",
         "",
-        f"{report['source']}. Depth by {report['model']}, normals and points from it. CPU seconds, user and system, of",
-        "whole processes on one core; medians (ranges) over rounds in which each ran once. A further clip is what lies",
-        "beyond the first, which pays for the interpreter, its imports and the network.",
+        f"{report['source']}. Depth by a network, normals and points from it. CPU seconds, user and system, of whole",
+        f"processes on one core; medians (ranges) over {report['rounds']} rounds in which each ran once. A further",
+        "clip is what lies beyond the first, which pays for the interpreter, its imports and the network.",
         "",
         f"{report['machine']}; " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
-        "",
-        as_row(["", "whole process", "a further clip", "peak MB"]),
-        as_row(["---", "---:", "---:", "---:"]),
     ]
     names = {"network": "depth network alone", "bare": "all three, bare", "ours": "omniloom generate, one process"}
-    lines += [
-        as_row(
-            [
-                label,
-                *(_cell(report["cpu_s"][kind][part]) for part in ("whole", "a_clip")),
-                report["peak_mb"][kind] or "",
-            ]
-        )
-        for kind, label in names.items()
-    ]
-    lines += [
-        as_row([f"**ours over {label}**", *(_cell(report["ratio"][kind][part]) for part in ("whole", "a_clip")), ""])
-        for kind, label in (("bare", "bare"), ("network", "the network alone"))
-    ]
+    for model, figures in report["models"].items():
+        lines += ["", f"## Depth by {model}", ""]
+        lines += [as_row(["", "whole process", "a further clip", "peak MB"]), as_row(["---", "---:", "---:", "---:"])]
+        for kind, label in names.items():
+            spent = (_cell(figures["cpu_s"][kind][part]) for part in ("whole", "a_clip"))
+            lines.append(as_row([label, *spent, figures["peak_mb"][kind] or ""]))
+        for kind, label in (("bare", "bare"), ("network", "the network alone")):
+            ratios = (_cell(figures["ratio"][kind][part]) for part in ("whole", "a_clip"))
+            lines.append(as_row([f"**ours over {label}**", *ratios, ""]))
     if report["usual"]:
         bare_s, ours_s, ratio = (_cell(report["usual"][name]) for name in ("bare", "ours", "ratio"))
         lines += [
             "",
-            "The same three columns of one clip with the architecture of Depth Anything V2 Small (random weights),",
+            "## Depth by the architecture of Depth Anything V2 Small",
+            "",
+            "Random weights, the same three columns of one clip,",
             f"whole processes: bare {bare_s}, ours {ours_s} CPU s, **ours over bare {ratio}**.",
         ]
     lines += ["", f"Goal: at most {report['goal']} x bare. The columns hold {report['columns_mb']:.1f} MB."]
@@ -290,6 +292,7 @@ def _sizes(corpus: Path, model: str) -> dict[str, Any]:
     """Of the frames, and of what was written."""
     from omniloom.pipeline.generate import generate
 
+    shutil.rmtree(corpus / "columns")  # of the last model
     reports = generate(corpus, COLUMNS, _sections(model), workers=0)
     facts = next(open_corpus(corpus).samples()).parts["frames"].facts
     written = sum(column.stat().st_size for column in (corpus / "columns").rglob("*.tar"))
@@ -305,7 +308,6 @@ def _report(costs: dict[tuple[str, str], list[tuple[float, float | None]]], clip
     a_clip = {kind: [(cpu_s - first[kind]) / further for cpu_s in whole[kind]] for kind in kinds}
     peaks = {kind: max((peak for _, peak in costs[kind, "all"] if peak), default=None) for kind in kinds}
     return {
-        "clips": clips["all"],
         "cpu_s": {kind: {"whole": spread(whole[kind]), "a_clip": spread(a_clip[kind])} for kind in kinds},
         "ratio": {
             other: {
