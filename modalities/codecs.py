@@ -116,18 +116,19 @@ def _decode_own_png(data: bytes) -> np.ndarray | None:
     size = struct.unpack_from(">I", data, 33)[0]
     if (bits, kind) not in {(8, _PNG_COLOUR), (16, _PNG_GRAY)} or any(rest) or 41 + size + 16 != len(data):
         return None
-    if width * height > _MAX_PIXELS:
+    if not 0 < width * height <= _MAX_PIXELS:
         raise ValueError(f"damaged PNG: {(width, height)} pixels")
-    for start, end in ((12, 29), (37, 41 + size)):
-        if zlib.crc32(data[start:end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError("damaged PNG: its bytes do not match their checksum")
     try:
         import deflate
     except ImportError:  # training alone does not install it
         return None
+    view = memoryview(data)
+    for start, end in ((12, 29), (37, 41 + size)):
+        if deflate.crc32(view[start:end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise ValueError("damaged PNG: its bytes do not match their checksum")
     across = width * (3 if kind == _PNG_COLOUR else 2)
     try:
-        lines = np.frombuffer(deflate.zlib_decompress(data[41 : 41 + size], height * (1 + across)), np.uint8)
+        lines = np.frombuffer(deflate.zlib_decompress(view[41 : 41 + size], height * (1 + across)), np.uint8)
     except (deflate.DeflateError, ValueError) as error:
         raise ValueError(f"damaged PNG: {error}") from error
     if lines.size != height * (1 + across):
@@ -135,10 +136,26 @@ def _decode_own_png(data: bytes) -> np.ndarray | None:
     lines = lines.reshape(height, 1 + across)
     if (lines[:, 0] != _FILTER_UP).any():
         return None
-    rows = lines[:, 1:].copy()
-    for above, row in pairwise(rows):  # `np.add.accumulate` goes down column by column
-        np.add(above, row, out=row)
+    rows = lines[:, 1:]
+    _add_down(rows)
     return rows.reshape(height, width, 3) if kind == _PNG_COLOUR else rows.view(">u2").astype(np.uint16)
+
+
+def _add_down(rows: np.ndarray) -> None:
+    """Adds to each row of uint8 (H, N) the one above, from the top: `np.add.accumulate`, which takes ten times as long.
+
+    The square root of H groups of rows side by side, each then raised by the last row of the one before: a thousand
+    small calls would have threads wait for each other.
+    """
+    deep = math.isqrt(len(rows))
+    count = len(rows) // deep
+    groups = rows[: count * deep].reshape(count, deep, -1)
+    for row in range(1, deep):
+        groups[:, row] += groups[:, row - 1]
+    for above, group in pairwise(groups):
+        group += above[-1]
+    for above, row in pairwise(rows[count * deep - 1 :]):
+        row += above
 
 
 def _decode_picture(data: bytes, kind: str) -> np.ndarray:
