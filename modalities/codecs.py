@@ -168,7 +168,7 @@ def _decode_picture(data: bytes, kind: str) -> np.ndarray:
             if math.prod(picture.size) > _MAX_PIXELS:
                 raise ValueError(f"damaged {kind}: {picture.size} pixels")
             gray16 = kind == "PNG" and picture.mode in {"I;16", "I"}
-            array = np.asarray(picture) if gray16 else np.asarray(picture.convert("RGB"))
+            array = np.asarray(picture if gray16 or picture.mode == "RGB" else picture.convert("RGB"))
     # Pillow's own list of what broken files raise, SyntaxError included.
     except (OSError, SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:
         raise ValueError(f"damaged {kind}: {error}") from error

@@ -221,7 +221,7 @@ def tensor(value: Depth, window: Window) -> np.ndarray:
     10th to 90th percentile apart is 2), cut at -3 and 3, and 0 where unknown. So the unit does not matter.
     """
     view = geometry.view_of(window)
-    shown = geometry.show_nearest(value.z[window.choose(len(value.z))], view, window.image_px)
+    shown = geometry.show_nearest(window.shown(value.z), view, window.image_px)
     if view.flip:
         shown = shown[..., ::-1]
     known = np.isfinite(shown)

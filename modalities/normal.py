@@ -171,10 +171,12 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Normals:
 def tensor(value: Normals, window: Window) -> np.ndarray:
     """float32 (num_frames, 3, px, px) in [-1, 1], 0 where unknown."""
     view = geometry.view_of(window)
-    shown = geometry.show_nearest(value.n[window.choose(len(value.n))], view, window.image_px)
+    shown = geometry.show_nearest(window.shown(value.n), view, window.image_px)
     if view.flip:
         shown = geometry.mirror_normals(shown)
-    return np.nan_to_num(np.ascontiguousarray(shown.transpose(0, 3, 1, 2)), nan=0.0)
+    out = np.ascontiguousarray(shown.transpose(0, 3, 1, 2))
+    np.copyto(out, 0, where=np.isnan(out))
+    return out
 
 
 def example(rng: np.random.Generator) -> Normals:
