@@ -155,9 +155,9 @@ def _add_down(rows: np.ndarray) -> None:
     for row in range(1, deep):
         groups[:, row] += groups[:, row - 1]
     for above, group in pairwise(groups):
-        group += above[-1]
+        np.add(group, above[-1], out=group)
     for above, row in pairwise(rows[count * deep - 1 :]):
-        row += above
+        np.add(row, above, out=row)
 
 
 def _decode_picture(data: bytes, kind: str) -> np.ndarray:
