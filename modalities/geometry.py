@@ -47,16 +47,18 @@ def view_of(window: Window) -> View:
 
 
 def show_rgb(rgb: np.ndarray, view: View, px: int) -> np.ndarray:
-    """uint8 (T, H, W, 3) -> uint8 (T, px, px, 3), bilinear with antialiasing: Pillow's, to a level.
+    """uint8 (T, H, W, 3) -> uint8 (T, px, px, 3), bilinear with antialiasing: Pillow's, to a level (of noise two).
 
     By torch, whose kernel for pixels side by side takes an eighth of Pillow's time, in the calling thread alone.
     """
-    import torch
-
     left, top, right, bottom = view.box(rgb.shape[2], rgb.shape[1])
-    square = torch.from_numpy(np.ascontiguousarray(rgb[:, top:bottom, left:right])).permute(0, 3, 1, 2)
-    shown = torch.nn.functional.interpolate(square, (px, px), mode="bilinear", antialias=True)
-    shown = shown.permute(0, 2, 3, 1).numpy()
+    shown = np.ascontiguousarray(rgb[:, top:bottom, left:right])
+    if right - left != px:  # else torch would only copy, with threads of its own
+        import torch
+
+        planes = torch.from_numpy(shown).permute(0, 3, 1, 2)
+        resized = torch.nn.functional.interpolate(planes, (px, px), mode="bilinear", antialias=True)
+        shown = resized.permute(0, 2, 3, 1).numpy()
     return shown[:, :, ::-1] if view.flip else shown
 
 
