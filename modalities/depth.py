@@ -234,7 +234,7 @@ def tensor(value: Depth, window: Window) -> np.ndarray:
         nearness = -np.log(nearness)
     some = nearness[known]
     if some.size:
-        # Of so many pixels some ten thousand tell the percentiles as well.
+        # Of a window's hundreds of thousands some ten thousand tell the percentiles as well.
         low, middle, high = np.percentile(some[:: 1 + 2 * (some.size // 65_536)], [10, 50, 90])
         spread = max(float(high - low) / 2, 1e-3 * max(abs(float(middle)), 1.0))
         nearness = np.clip((nearness - np.float32(middle)) / np.float32(spread), -3, 3)
