@@ -17,8 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from omniloom.modalities import codecs, load
-from omniloom.modalities.base import Window
-from omniloom.modalities.geometry import show_rgb, view_of
+from omniloom.modalities.base import Frames, Window
 
 Layout = Literal["h264", "ours"]
 """What a peer's files hold of a clip's pictures: the movie with its sound, or the member that our loader reads."""
@@ -98,8 +97,7 @@ def _pictures(data: bytes, facts: Mapping[str, Any], window: Window, video: Vide
     """float32 (num_frames, 3, px, px) in [-1, 1]: decodes no further than the last picture that is shown."""
     chosen = [int(index) for index in window.choose(len(facts["pts_ns"]))]
     rgb = _by_pyav(data, chosen) if video == "pyav" else _by_torchcodec(data, chosen)
-    shown = show_rgb(rgb, view_of(window), window.image_px)
-    return np.ascontiguousarray(shown.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return load("frames").tensor(Frames(rgb, np.array(facts["pts_ns"])[chosen]), window)
 
 
 def _by_pyav(data: bytes, chosen: Sequence[int]) -> np.ndarray:

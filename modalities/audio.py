@@ -63,7 +63,7 @@ def tensor(value: Waveform, window: Window) -> np.ndarray:
         start = int(window.rng(3).integers(spare + 1))
     shown = np.zeros(window.num_samples, np.float32)
     stretch = value.samples[start : start + window.num_samples]
-    shown[: len(stretch)] = stretch / np.float32(32768)
+    np.divide(stretch, np.float32(32768), out=shown[: len(stretch)])
     return shown
 
 

@@ -226,6 +226,10 @@ class Window:
             raise ValueError(f"a window needs at least one frame to choose from, got {count = }")
         return np.minimum((self.positions() * count).astype(np.int64), count - 1)
 
+    def shown(self, frames: np.ndarray) -> np.ndarray:
+        """The frames (num_frames, ...) to show out of these: all of them, not copied, where only those were read."""
+        return frames if len(frames) == self.num_frames else frames[self.choose(len(frames))]
+
 
 class Modality(Protocol):
     """The contract that every module in `modalities/` meets; V is the modality's own value type.

@@ -119,8 +119,11 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Frames:
 
 def tensor(value: Frames, window: Window) -> np.ndarray:
     """float32 (num_frames, 3, px, px) in [-1, 1]: the window's frames, its square of the picture."""
-    shown = geometry.show_rgb(value.rgb[window.choose(len(value.rgb))], geometry.view_of(window), window.image_px)
-    return np.ascontiguousarray(shown.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    shown = geometry.show_rgb(window.shown(value.rgb), geometry.view_of(window), window.image_px)
+    out = np.ascontiguousarray(shown.transpose(0, 3, 1, 2)).astype(np.float32)
+    out /= np.float32(127.5)
+    out -= np.float32(1)
+    return out
 
 
 def example(rng: np.random.Generator) -> Frames:

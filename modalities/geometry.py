@@ -25,10 +25,13 @@ class View:
     down: float = 0.5
     flip: bool = False
 
-    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom in pixel edges (0 .. width, 0 .. height): the same part of any size of picture."""
-        side = self.side * min(width, height)
-        left, top = self.across * (width - side), self.down * (height - side)
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom in pixel edges (0 .. width, 0 .. height).
+
+        The same part of any size of picture, to a pixel: whole ones are cut out and resized several times faster.
+        """
+        side = max(1, round(self.side * min(width, height)))
+        left, top = round(self.across * (width - side)), round(self.down * (height - side))
         return left, top, left + side, top + side
 
 
@@ -44,15 +47,19 @@ def view_of(window: Window) -> View:
 
 
 def show_rgb(rgb: np.ndarray, view: View, px: int) -> np.ndarray:
-    """uint8 (T, H, W, 3) -> uint8 (T, px, px, 3), bilinear with antialiasing."""
-    from PIL import Image
+    """uint8 (T, H, W, 3) -> uint8 (T, px, px, 3), bilinear with antialiasing: Pillow's, to a level (of noise two).
 
-    height, width = rgb.shape[1:3]
-    box = view.box(width, height)
-    shown = np.empty((len(rgb), px, px, 3), np.uint8)
-    for index, picture in enumerate(rgb):
-        image = Image.fromarray(np.ascontiguousarray(picture))
-        shown[index] = np.asarray(image.resize((px, px), Image.Resampling.BILINEAR, box=box))
+    By torch, whose kernel for pixels side by side takes an eighth of Pillow's time on processors with AVX2, and there
+    runs in the calling thread alone.
+    """
+    left, top, right, bottom = view.box(rgb.shape[2], rgb.shape[1])
+    shown = np.ascontiguousarray(rgb[:, top:bottom, left:right])
+    if right - left != px:  # else torch would only copy, with threads of its own
+        import torch
+
+        planes = torch.from_numpy(shown).permute(0, 3, 1, 2)
+        resized = torch.nn.functional.interpolate(planes, (px, px), mode="bilinear", antialias=True)
+        shown = resized.permute(0, 2, 3, 1).numpy()
     return shown[:, :, ::-1] if view.flip else shown
 
 
@@ -61,11 +68,9 @@ def show_nearest(values: np.ndarray, view: View, px: int) -> np.ndarray:
 
     Mirroring is the caller's: it negates n_x.
     """
-    height, width = values.shape[1:3]
-    left, top, right, bottom = view.box(width, height)
-    rows = np.minimum((top + (np.arange(px) + 0.5) * (bottom - top) / px).astype(np.int64), height - 1)
-    columns = np.minimum((left + (np.arange(px) + 0.5) * (right - left) / px).astype(np.int64), width - 1)
-    return values[:, rows[:, None], columns[None, :]]
+    left, top, right, bottom = view.box(values.shape[2], values.shape[1])
+    rows, columns = top + nearest_grid(bottom - top, px), left + nearest_grid(right - left, px)
+    return values.take(rows, axis=1).take(columns, axis=2)  # half the time of one index for both
 
 
 def mirror_normals(normals: np.ndarray) -> np.ndarray:

@@ -63,6 +63,8 @@ tolerance = 0.004
 
 _AXES = "opencv, facing the camera"
 _UNKNOWN = 128
+_NO_LENGTH = 0.01
+"""Of (128, 128, 128) it is 0.007; of what a unit normal is rounded to, near 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +163,24 @@ def assemble(pieces: Sequence[Any], facts: Mapping[str, Fact]) -> Normals:
     if codes.dtype != np.uint8 or codes.shape[2:] != (3,):
         raise ValueError(f"damaged normals: codes {codes.dtype} {codes.shape}")
     codes = unstack(codes, facts)
-    n = codes.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    n /= np.sqrt(np.einsum("...c,...c->...", n, n))[..., None]  # never 0: no code is the middle exactly
-    n[(codes == _UNKNOWN).all(axis=-1)] = np.nan
+    n = np.empty(codes.shape, np.float32)
+    for frame, shown in zip(codes, n, strict=True):  # one by one: a frame fits in the processor's cache
+        axes = np.ascontiguousarray(frame.transpose(2, 0, 1)) / np.float32(127.5) - np.float32(1)
+        length = np.sqrt((axes * axes).sum(axis=0))  # never 0: no code is the middle exactly
+        length[length < _NO_LENGTH] = np.nan
+        np.divide(axes, length, out=shown.transpose(2, 0, 1))
     return Normals(n, np.array(facts["pts_ns"], np.int64), str(facts["depth_kind"]), str(facts["converted"]))
 
 
 def tensor(value: Normals, window: Window) -> np.ndarray:
     """float32 (num_frames, 3, px, px) in [-1, 1], 0 where unknown."""
     view = geometry.view_of(window)
-    shown = geometry.show_nearest(value.n[window.choose(len(value.n))], view, window.image_px)
+    shown = geometry.show_nearest(window.shown(value.n), view, window.image_px)
     if view.flip:
         shown = geometry.mirror_normals(shown)
-    return np.nan_to_num(np.ascontiguousarray(shown.transpose(0, 3, 1, 2)), nan=0.0)
+    out = np.ascontiguousarray(shown.transpose(0, 3, 1, 2))
+    np.copyto(out, 0, where=np.isnan(out))
+    return out
 
 
 def example(rng: np.random.Generator) -> Normals:

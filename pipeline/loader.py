@@ -28,7 +28,6 @@ from omniloom.pipeline.reader import ShardReader
 from omniloom.pipeline.rows import Entry, Rows
 from omniloom.pipeline.view import BadSampleError, Decoder, View, fetch, finish, read_ahead
 
-T = TypeVar("T")
 U = TypeVar("U")
 
 OnBad = Literal["raise", "skip", "quarantine"]
@@ -302,25 +301,31 @@ class Loader:
 
     def _make(self, positions: Ints, pool: ThreadPoolExecutor | None) -> Batch:
         found = self._entries(self._pick(positions))
-        views = iter(self._views([item for item in found if item is not None], pool))
-        keep: list[tuple[Entry, View] | None] = []
-        for position, item in zip(positions, found, strict=True):
-            if item is None:
-                keep.append(None)
-                continue
-            view = next(views)
+        tensors = self._zeros(len(found))
+        rows = [{name: tensor[place].numpy() for name, tensor in tensors.items()} for place in range(len(found))]
+        places = [place for place, item in enumerate(found) if item is not None]
+        views = self._views([item for item in found if item is not None], [rows[place] for place in places], pool)
+        samples: dict[int, tuple[Entry, View] | None] = dict.fromkeys(range(len(found)))
+        for place, (entry, view) in zip(places, views, strict=True):
             if not isinstance(view, BadSampleError):
-                keep.append((item[0], view))
+                samples[place] = entry, view
                 continue
-            self._note(item[0], view)
+            self._note(entry, view)
             if self._train:
-                keep.append(self._substitute(position))
-        return self._stack(keep)
+                samples[place] = self._substitute(positions[place], rows[place])
+            else:
+                del samples[place]
+        if len(samples) < len(found):
+            tensors = {name: tensor[list(samples)] for name, tensor in tensors.items()}
+        return self._batch(list(samples.values()), tensors)
 
     def _views(
-        self, entries: Sequence[tuple[Entry, Window]], pool: ThreadPoolExecutor | None
-    ) -> list[View | BadSampleError]:
-        """Reads and decodes samples; those that are bad come back as the error they gave."""
+        self,
+        entries: Sequence[tuple[Entry, Window]],
+        rows: Sequence[Mapping[str, np.ndarray]],
+        pool: ThreadPoolExecutor | None,
+    ) -> list[tuple[Entry, View | BadSampleError]]:
+        """Reads and decodes samples to rows of a batch; those that are bad come back as the error they gave."""
         reader = read_ahead(entries, self._modules, self._reader)
 
         def read(item: tuple[Entry, Window]) -> dict[str, Any] | BadSampleError:
@@ -329,30 +334,34 @@ class Loader:
             except BadSampleError as error:
                 return error
 
-        def show(item: tuple[tuple[Entry, Window], dict[str, Any] | BadSampleError]) -> View | BadSampleError:
-            (entry, window), fetched = item
+        def show(
+            item: tuple[Entry, Window], fetched: dict[str, Any] | BadSampleError, row: Mapping[str, np.ndarray]
+        ) -> tuple[Entry, View | BadSampleError]:
+            entry, window = item
+            if isinstance(fetched, BadSampleError):
+                return entry, fetched
             try:
-                return fetched if isinstance(fetched, BadSampleError) else finish(entry, window, self._modules, fetched)
+                return entry, _placed(finish(entry, window, self._modules, fetched), row)
             except BadSampleError as error:
-                return error
+                return entry, error
 
         if not self._decoder.dali:
-            return _map(pool, lambda item: show((item, read(item))), entries)
+            return _map(pool, lambda item, row: show(item, read(item), row), entries, rows)
         fetched = _map(pool, read, entries)
         self._decoder.decode_many([item for item in fetched if not isinstance(item, BadSampleError)], self._modules)
-        return _map(pool, show, list(zip(entries, fetched, strict=True)))
+        return _map(pool, show, entries, fetched, rows)
 
-    def _substitute(self, position: int) -> tuple[Entry, View]:
+    def _substitute(self, position: int, row: Mapping[str, np.ndarray]) -> tuple[Entry, View]:
         """Another sample for a bad one, so that every rank's batch stays full: chosen by position alone."""
         retry = 0
         while True:
             retry += 1
             [item] = self._entries(self._pick(np.array([position], np.int64), retry))
             assert item is not None, "a substitute is a sample"
-            [view] = self._views([item], None)
+            [(entry, view)] = self._views([item], [row], None)
             if not isinstance(view, BadSampleError):
-                return item[0], view
-            self._note(item[0], view)
+                return entry, view
+            self._note(entry, view)
             if retry == _SUBSTITUTES:
                 raise view
 
@@ -376,23 +385,24 @@ class Loader:
                 with os.fdopen(handle, "wb", buffering=0) as file:  # one write: ranks append to the same file
                     file.write(line.encode())
 
-    def _stack(self, samples: Sequence[tuple[Entry, View] | None]) -> Batch:
+    def _zeros(self, count: int) -> dict[str, torch.Tensor]:
+        """Rows for a batch's arrays, in memory that a GPU copies from while it computes, where there is one."""
+        stems = {name: module.stem for name, module in self._modules.items() if module.stem.kind != "text"}
+        shapes = {name: (count, *_shape(stem.kind, stem.channels, self._window)) for name, stem in stems.items()}
+        if torch.cuda.is_available():
+            return {name: torch.zeros(shape, pin_memory=True) for name, shape in shapes.items()}
+        # NumPy asks for large pages and PyTorch does not: writing to new ones takes a quarter of the time.
+        return {name: torch.from_numpy(np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+
+    def _batch(self, samples: Sequence[tuple[Entry, View] | None], tensors: dict[str, torch.Tensor]) -> Batch:
         """None is padding."""
-        tensors: dict[str, torch.Tensor] = {}
         texts: dict[str, list[str]] = {}
         present: dict[str, torch.Tensor] = {}
-        for name, module in self._modules.items():
+        for name in self._modules:
             values = [item[1][name] if item else None for item in samples]
             present[name] = torch.tensor([value is not None for value in values], dtype=torch.bool)
-            if module.stem.kind == "text":
+            if name not in tensors:
                 texts[name] = [value if isinstance(value, str) else "" for value in values]
-                continue
-            stacked = np.zeros((len(values), *_shape(module.stem.kind, module.stem.channels, self._window)), np.float32)
-            for row, value in zip(stacked, values, strict=True):
-                if value is not None:
-                    row[...] = value
-            tensor = torch.from_numpy(stacked)
-            tensors[name] = tensor.pin_memory() if torch.cuda.is_available() else tensor
         keys = [item[0].key if item else "" for item in samples]
         sources = [item[0].source if item else "" for item in samples]
         return Batch(keys, sources, tensors, present, texts)
@@ -431,8 +441,18 @@ def _shape(kind: str, channels: int, window: Window) -> tuple[int, ...]:
     return shapes[kind]
 
 
-def _map(pool: ThreadPoolExecutor | None, function: Callable[[T], U], items: Sequence[T]) -> list[U]:
-    return [function(item) for item in items] if pool is None else list(pool.map(function, items))
+def _placed(view: View, row: Mapping[str, np.ndarray]) -> View:
+    """The view with its arrays copied to a row of the batch: by the thread that made them and has them in its cache."""
+    there: dict[str, np.ndarray] = {}
+    for name, value in view.items():
+        if isinstance(value, np.ndarray):
+            there[name] = row[name]
+            there[name][...] = value
+    return {**view, **there}
+
+
+def _map(pool: ThreadPoolExecutor | None, function: Callable[..., U], *items: Sequence[Any]) -> list[U]:
+    return list(map(function, *items) if pool is None else pool.map(function, *items))
 
 
 def _later(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+from pathlib import Path
 
 import av
 import numpy as np
@@ -21,6 +23,21 @@ from omniloom.modalities.base import Frames, Waveform, read
 @settings(max_examples=40, deadline=None)
 def test_flac_keeps_every_sample(samples: np.ndarray) -> None:
     assert np.array_equal(codecs.decode("flac", codecs.encode("flac", samples)), samples)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory: that is the other way")
+def test_flac_is_read_the_same_without_files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.random.default_rng(0).integers(-9000, 9000, 40_000, np.int16)
+    data = codecs.encode("flac", samples)
+    assert np.array_equal(codecs.decode("flac", data), samples)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(ValueError, match="damaged FLAC"):
+        codecs.decode("flac", data[:9000])
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+    monkeypatch.delattr(os, "memfd_create")
+    assert np.array_equal(codecs.decode("flac", data), samples)
+    with pytest.raises(ValueError, match="damaged FLAC"):
+        codecs.decode("flac", data[:9000])
 
 
 def test_flac_states_its_length_in_its_header() -> None:
@@ -63,6 +80,16 @@ def test_a_png_is_read_as_pillow_reads_it_whoever_wrote_it(shape: tuple[int, int
             back = codecs.decode("png", data)
             assert back.dtype == array.dtype
             assert np.array_equal(back, array)
+
+
+@pytest.mark.parametrize("height", [*range(1, 19), 99, 100, 101, 5120])
+def test_png_keeps_every_row(height: int) -> None:
+    rgb = np.random.default_rng(height).integers(0, 256, (height, 5, 3), np.uint8)
+    codes = np.random.default_rng(height).integers(0, 65_536, (height, 5), np.uint16)
+    assert np.array_equal(codecs.decode("png", codecs.encode("png", rgb)), rgb)
+    back = codecs.decode("png", codecs.encode("png", codes))
+    assert back.dtype == np.uint16
+    assert np.array_equal(back, codes)
 
 
 def test_png_keeps_colours() -> None:

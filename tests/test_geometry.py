@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from omniloom.modalities import geometry
 from omniloom.modalities.base import Window
@@ -157,6 +162,44 @@ def test_pictures_and_depth_of_other_sizes_show_the_same_square(seed: int, size:
     depth = geometry.show_nearest(large[None], view, 16)[0]
     rgb = geometry.show_rgb(np.repeat(ramp[None, :, :, None], 3, axis=3).astype(np.uint8), view, 16)[0, :, :, 0]
     assert np.abs(depth - rgb).max() <= 4, "more than a pixel apart"
+
+
+@pytest.mark.parametrize("px", [16, 48, 60, 100])
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_pictures_are_resized_as_pillow_does_to_two_levels_in_noise(px: int, seed: int | None) -> None:
+    rgb = np.random.default_rng(3).integers(0, 256, (3, 60, 90, 3), np.uint8)
+    view = geometry.view_of(Window() if seed is None else Window(train=True, seed=seed))
+    box = view.box(90, 60)
+    shown = geometry.show_rgb(rgb, view, px)
+    expected = [Image.fromarray(one).crop(box).resize((px, px), Image.Resampling.BILINEAR) for one in rgb]
+    apart = np.abs(shown.astype(int) - np.stack([np.asarray(one) for one in expected]))
+    assert shown.shape == (3, px, px, 3)
+    assert apart.max() <= 2
+    assert apart.mean() < 0.1
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists() or "AVX" not in torch.backends.cpu.get_cpu_capability(),
+    reason="threads are counted as Linux lists them; other processors have another kernel",
+)
+@pytest.mark.parametrize(("count", "px"), [(8, 224), (1, 224), (8, 256)])
+def test_pictures_are_shown_by_the_calling_thread_alone(count: int, px: int) -> None:
+    rgb = np.zeros((count, 256, 456, 3), np.uint8)
+    numbers: list[int] = []
+
+    def show() -> None:  # in a new thread: torch starts helpers for each thread that needs some
+        for _ in range(2):
+            numbers.append(len(list(Path("/proc/self/task").iterdir())))
+            geometry.show_rgb(rgb, geometry.View(), px)
+        numbers.append(len(list(Path("/proc/self/task").iterdir())))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    thread = threading.Thread(target=show)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(before)
+    assert numbers == numbers[:1] * 3
 
 
 def test_the_evaluation_view_is_the_centre_square_and_never_mirrored() -> None:

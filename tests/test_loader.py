@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,25 @@ def test_a_bad_sample_is_named_or_replaced_and_never_fails_its_batch(
     [line] = (corpus.path / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["key"] == bad
     assert len(keys(list(make(corpus, ("frames", "caption"), train=False, workers=workers)))) == TOTAL
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_beside_a_bad_sample_stays_as_it_was_and_batches_stay_as_they_were_given(
+    damaged: tuple[Corpus, str], workers: int
+) -> None:
+    corpus, bad = damaged
+    whole = {
+        key: batch.tensors["frames"][row]
+        for batch in make(corpus, ("frames",), train=False)
+        for row, key in enumerate(batch.keys)
+    }
+    batches = [(batch, deepcopy(batch)) for batch in make(corpus, train=False, workers=workers, on_bad="skip")]
+    for batch, then in batches:
+        assert_equal(batch, then)
+        for row, key in enumerate(batch.keys):
+            assert torch.equal(batch.tensors["frames"][row], whole[key])
+            assert bool(batch.tensors["audio"][row].any()) == bool(batch.present["audio"][row])
+    assert sorted(key for batch, _ in batches for key in batch.keys) == sorted(whole.keys() - {bad})
 
 
 def test_more_bad_samples_than_allowed_are_an_error(damaged: tuple[Corpus, str]) -> None:
