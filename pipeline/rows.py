@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ from omniloom.pipeline.permutation import Ints, derangement
 pc: Any = pyarrow.compute  # its functions are made when it is imported: type checkers do not see them
 
 _OF_MOVIES = ("video", "start_ns", "end_ns")
+_READERS = 8
+"""Threads that read sidecars."""
 _KEPT_BYTES = 1 << 30
 """Of units' rows held in memory."""
 
@@ -180,9 +183,14 @@ class Rows:
         """(unit, its row) for each row number."""
         numbers = rows if self._chosen is None else self._chosen[rows]
         places = np.searchsorted(self._starts, numbers, side="right") - 1
+        new = [int(place) for place in np.unique(places) if int(place) not in self._tables]
+        read: dict[int, pa.Table] = {}
+        if len(new) > 1:  # the first batch after a seek is of as many units as samples
+            with ThreadPoolExecutor(min(_READERS, len(new))) as pool:
+                read = dict(zip(new, pool.map(self._table, new), strict=True))
         found: list[tuple[int, dict[str, Any]]] = []
         for number, place in zip(numbers, places, strict=True):
-            table = self._table(int(place)).select(names)
+            table = (read[int(place)] if int(place) in read else self._table(int(place))).select(names)
             row = int(number - self._starts[place])
             found.append((self.corpus.units[place], table.slice(row, 1).to_pylist()[0]))
         return found

@@ -95,7 +95,7 @@ def test_a_column_that_came_or_was_made_anew_is_seen(corpus: Corpus, parsed: lis
     assert any(size is not None for size in after[16:])
     assert set(parsed) == {4}
     flip(corpus.path / "columns/depth/000001.parquet", 300)
-    with pytest.raises(DamagedError, match="000001.parquet is damaged"):
+    with pytest.raises(DamagedError, match=r"000001\.parquet is damaged"):
         got(corpus, ["depth.size"])
 
 
@@ -104,7 +104,7 @@ def test_damage_is_found_at_every_start_whatever_is_kept(corpus: Corpus) -> None
     sidecar = shard_paths(corpus.path, 3).sidecar
     for at in range(0, sidecar.stat().st_size, 997):
         flip(sidecar, at)
-        with pytest.raises(DamagedError, match="000003.parquet is damaged"):
+        with pytest.raises(DamagedError, match=r"000003\.parquet is damaged"):
             got(corpus)
         flip(sidecar, at)
     assert got(corpus) == truth
@@ -141,9 +141,7 @@ def test_the_quick_way_to_a_record_gives_what_the_parquet_reader_does(corpus: Co
 
 def test_a_loader_of_many_units_plans_as_one_of_few(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     def keys(**options: Any) -> list[list[str]]:
-        loader = Loader(
-            corpus.path, SMALL, 2, workers=0, backend="cpu", epochs=1, window=Window(1, 8, 16), **options
-        )
+        loader = Loader(corpus.path, SMALL, 2, workers=0, backend="cpu", epochs=1, window=Window(1, 8, 16), **options)
         assert loader.num_steps
         return [loader.keys_at(step) for step in range(loader.num_steps)]
 
