@@ -179,7 +179,7 @@ class Watched:
             try:
                 for process in [self._process, *self._process.children(recursive=True)]:
                     if not self.workers or any(word.startswith("ray::") for word in _command(process)):
-                        self.peak_mb[process.pid] = max(self.peak_mb.get(process.pid, 0.0), _most_mb(process.pid))
+                        self.peak_mb[process.pid] = max(self.peak_mb.get(process.pid, 0.0), most_mb(process.pid))
             except psutil.NoSuchProcess:
                 pass
             time.sleep(0.3)
@@ -221,7 +221,7 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def _most_mb(pid: int) -> float:
+def most_mb(pid: int) -> float:
     """The most memory that was ever resident in a living process, as Linux counts it."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

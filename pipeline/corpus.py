@@ -108,8 +108,7 @@ class Corpus:
     @cached_property
     def records(self) -> tuple[Record, ...]:
         """What each unit's sidecar says of its shard, in the order of `units`. Raises `DamagedError`."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            return tuple(record for _, record in pool.map(lambda unit: self._rows.read(unit, ["key"]), self.units))
+        return tuple(record for record, _ in self._sealed)
 
     @cached_property
     def shards(self) -> tuple[Path, ...]:
@@ -228,6 +227,21 @@ class Corpus:
             return self._rows.read(units[0], wanted)[0]
         with ThreadPoolExecutor(_READERS) as pool:
             return pa.concat_tables([rows for rows, _ in pool.map(lambda unit: self._rows.read(unit, wanted), units)])
+
+    def seals(self, names: Sequence[str]) -> list[str]:
+        """For each unit a text that differs once its sidecar does, or that of a column of one of those names."""
+        own = [seal for _, seal in self._sealed]
+        if not any(name in self.columns for name in names):
+            return own
+        with ThreadPoolExecutor(_READERS) as pool:
+            late = pool.map(lambda unit: self._rows.seals_of_columns(unit, names), self.units)
+            return [" ".join([seal, *seals]) for seal, seals in zip(own, late, strict=True)]
+
+    @cached_property
+    def _sealed(self) -> tuple[tuple[Record, str], ...]:
+        """Of each unit what its sidecar says of its shard, and the sidecar's seal."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            return tuple(pool.map(self._rows.record, self.units))
 
     def _samples(self, rows: pa.Table, modalities: Sequence[str] | None) -> Iterator[Sample]:
         names = [short_name(name) for name in (self.modalities if modalities is None else modalities)]

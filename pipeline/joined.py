@@ -26,6 +26,7 @@ from omniloom.pipeline.sidecar import (
     Record,
     part_type,
     read_column,
+    read_record,
     read_sidecar,
     schema_of,
 )
@@ -108,6 +109,15 @@ class JoinedRows:
             joined = _join(own, late, kind, len(rows))
             rows = (rows if own is None else rows.remove_column(place)).add_column(place, name, joined)
         return rows if wanted is None or "key" in wanted else rows.drop_columns("key"), record
+
+    def record(self, unit: int) -> tuple[Record, str]:
+        """The record of a unit's shard and its sidecar's seal. Raises `DamagedError`."""
+        return read_record(shard_paths(self._corpus, unit).sidecar)
+
+    def seals_of_columns(self, unit: int, names: Sequence[str]) -> list[str]:
+        """Of the sidecars that columns of those names have of a unit, "" where they have none."""
+        added = [item for name, item in self._added.items() if name in names]
+        return [read_record(item.column.sidecar(unit))[1] if unit in item.units else "" for item in added]
 
     def _late(self, name: str, unit: int, items: Sequence[str], keys: pa.ChunkedArray) -> pa.Array | None:
         """The column's own parts of the unit, or None where it is not committed."""

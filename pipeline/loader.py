@@ -7,7 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from omniloom.pipeline.permutation import Ints, key_of
 from omniloom.pipeline.plan import Pick, Plan
 from omniloom.pipeline.reader import ShardReader
 from omniloom.pipeline.rows import Entry, Rows
+from omniloom.pipeline.threads import Threads, Watch
 from omniloom.pipeline.view import BadSampleError, Decoder, View, fetch, finish, read_ahead
 
 U = TypeVar("U")
@@ -70,7 +71,8 @@ class Loader:
     against its hash. A sample without a modality has a row of zeros, or "", and `present` False.
 
     Threads decode, since the codecs release Python's lock; nothing forks, so CUDA may be in use. A Loader is for one
-    iteration at a time.
+    iteration at a time. A file system that does not answer ends the iteration with a TimeoutError that names the shard,
+    after `OMNILOOM_TIMEOUT_S` (180); with workers=0 the caller itself hangs, as in any read.
     """
 
     def __init__(
@@ -219,14 +221,15 @@ class Loader:
         with ExitStack() as stack:
             coordinators = pool = None
             if self._workers:
-                pool = _executor(stack, self._workers)
-                coordinators = _executor(stack, _BATCHES_AHEAD)
+                pool = _executor(stack, self._workers, self._reader.watch)
+                coordinators = _executor(stack, _BATCHES_AHEAD, self._reader.watch)
             queue: deque[tuple[int, Callable[[], Batch]]] = deque()
             start = self._position
             while True:
                 while len(queue) <= (_BATCHES_AHEAD if self._workers else 0) and not self._is_over(start):
                     positions = self._slice(start // self._global_batch)
-                    queue.append((start + self._global_batch, _later(coordinators, self._make, positions, pool)))
+                    made = self._later(coordinators, positions, pool)
+                    queue.append((start + self._global_batch, made))
                     start += self._global_batch
                 if not queue:
                     return
@@ -292,14 +295,23 @@ class Loader:
         found: list[tuple[Entry, Window] | None] = [None] * len(pick.row)
         for number, rows in enumerate(self._rows):
             places = np.flatnonzero((pick.corpus == number) & (pick.row != PADDING))
-            for place, entry in zip(places, rows.take(pick.row[places]), strict=True):
+            with self._reader.watch.reading(rows.corpus.path, "the sidecars of "):
+                entries = rows.take(pick.row[places])
+            for place, entry in zip(places, entries, strict=True):
                 seed = xxhash.xxh3_64_intdigest(f"{self._seed}:{pick.epoch[place]}:{entry.key}".encode())
                 found[place] = (entry, replace(self._window, seed=seed))
         return found
 
     # --- making a batch ---------------------------------------------------------------------------------------
 
-    def _make(self, positions: Ints, pool: ThreadPoolExecutor | None) -> Batch:
+    def _later(self, coordinators: Executor | None, positions: Ints, pool: Executor | None) -> Callable[[], Batch]:
+        """Starts making a batch, and returns how to get it; without threads it is made when asked for."""
+        if coordinators is None:
+            return lambda: self._make(positions, None)
+        future: Future[Batch] = coordinators.submit(self._make, positions, pool)
+        return lambda: self._reader.watch.result(future)
+
+    def _make(self, positions: Ints, pool: Executor | None) -> Batch:
         found = self._entries(self._pick(positions))
         tensors = self._zeros(len(found))
         rows = [{name: tensor[place].numpy() for name, tensor in tensors.items()} for place in range(len(found))]
@@ -323,7 +335,7 @@ class Loader:
         self,
         entries: Sequence[tuple[Entry, Window]],
         rows: Sequence[Mapping[str, np.ndarray]],
-        pool: ThreadPoolExecutor | None,
+        pool: Executor | None,
     ) -> list[tuple[Entry, View | BadSampleError]]:
         """Reads and decodes samples to rows of a batch; those that are bad come back as the error they gave."""
         reader = read_ahead(entries, self._modules, self._reader)
@@ -451,22 +463,12 @@ def _placed(view: View, row: Mapping[str, np.ndarray]) -> View:
     return {**view, **there}
 
 
-def _map(pool: ThreadPoolExecutor | None, function: Callable[..., U], *items: Sequence[Any]) -> list[U]:
+def _map(pool: Executor | None, function: Callable[..., U], *items: Sequence[Any]) -> list[U]:
     return list(map(function, *items) if pool is None else pool.map(function, *items))
 
 
-def _later(
-    executor: ThreadPoolExecutor | None, make: Callable[[Ints, ThreadPoolExecutor | None], Batch], *args: Any
-) -> Callable[[], Batch]:
-    """Starts making a batch, and returns how to get it; without threads it is made when asked for."""
-    if executor is None:
-        return lambda: make(*args)
-    future: Future[Batch] = executor.submit(make, *args)
-    return future.result
-
-
-def _executor(stack: ExitStack, threads: int) -> ThreadPoolExecutor:
+def _executor(stack: ExitStack, threads: int, watch: Watch) -> Executor:
     """A pool that is told to stop when the stack unwinds, also when the consumer stops early."""
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+    executor = Threads(threads, hopeless=watch.hangs)
     stack.callback(executor.shutdown, wait=True, cancel_futures=True)
     return executor

@@ -15,6 +15,7 @@ from omniloom.pipeline.cache import SpanCache
 from omniloom.pipeline.ranges import Coming, RemoteShards, Span
 from omniloom.pipeline.remote import Patience
 from omniloom.pipeline.sidecar import DamagedError
+from omniloom.pipeline.threads import Watch
 
 _MAX_OPEN = 64
 """Shards held open; a training run touches them all in random order."""
@@ -39,6 +40,8 @@ class ShardReader:
         """cache, patience: for shards that lie elsewhere; by default those that the environment sets."""
         self.bytes_read = 0
         """Given to those who asked since it was made, over all threads."""
+        self.watch = Watch((patience or Patience.from_env()).deadline_s)
+        """Over reads from this machine's file systems."""
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, _Handle] = OrderedDict()
         self._remote = RemoteShards(cache, patience)
@@ -76,14 +79,14 @@ class ShardReader:
         Raises `RemoteError`, an OSError, if the file lies elsewhere and is not to be had from there.
         """
         try:
-            handle = self._handle(path)
+            with self.watch.reading(path, f"bytes {offset}..{offset + size} of "):
+                data = _pread(self._handle(path).fd, offset, size)
         except FileNotFoundError as error:
             if self._remote.find(path):
                 return self.read_many(path, [(offset, size, xxh3)])[0]
             raise DamagedError(
                 f"{_named(path)} is missing, though its sidecar is there: restore it, or remove the sidecar"
             ) from error
-        data = _pread(handle.fd, offset, size)
         with self._lock:
             self.bytes_read += len(data)
         if len(data) != size:
@@ -111,11 +114,13 @@ class ShardReader:
     def _handle(self, path: Path) -> _Handle:
         with self._lock:
             handle = self._open.get(path)
-            if handle is None:
-                handle = self._open[path] = _Handle(path)
-                if len(self._open) > _MAX_OPEN:
-                    self._open.popitem(last=False)  # closed when the last thread that reads it lets go
+        if handle is None:
+            handle = _Handle(path)  # outside the lock: a file system that hangs holds up who asks for its files only
+        with self._lock:
+            handle = self._open.setdefault(path, handle)
             self._open.move_to_end(path)
+            if len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)  # closed when the last thread that reads it lets go
             return handle
 
 

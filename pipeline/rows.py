@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +24,14 @@ from omniloom.modalities import Clip, Modality, SourceId, load, short_name
 from omniloom.pipeline.corpus import Corpus
 from omniloom.pipeline.joined import tar_of
 from omniloom.pipeline.movies import IN_MOVIES
+from omniloom.pipeline.outline import Outline
 from omniloom.pipeline.permutation import Ints, derangement
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported: type checkers do not see them
 
 _OF_MOVIES = ("video", "start_ns", "end_ns")
+_READERS = 8
+"""Threads that read sidecars."""
 _KEPT_BYTES = 1 << 30
 """Of units' rows held in memory."""
 
@@ -80,10 +84,11 @@ class Rows:
         self._names = tuple(names)
         self._split = split
         self._starts = np.concatenate([[0], np.cumsum([record.samples for record in corpus.records], dtype=np.int64)])
+        self._outline = Outline(corpus)
         self._chosen: Ints | None = None
         """Row numbers in the whole corpus, where they are not all of them in their order."""
         if split is not None:
-            self._chosen = np.flatnonzero(pc.equal(corpus.fields(["split"])["split"], split).to_numpy())
+            self._chosen = np.flatnonzero(pc.equal(self._outline.read(["split"])["split"], split).to_numpy())
         if not len(self):
             where = f"split {split!r} of {corpus.path}" if split is not None else str(corpus.path)
             raise ValueError(f"{where} holds no samples: `omniloom stats {corpus.path}` shows what there is")
@@ -121,17 +126,11 @@ class Rows:
 
     def of(self, field: str) -> pa.ChunkedArray:
         """A sidecar column, or one field of a struct ("frames.size"), of all rows."""
-        name, _, inner = field.partition(".")
-        column = self.corpus.fields([field])[name]
-        column = pc.struct_field(column, inner) if inner else column
-        return column if self._chosen is None else column.take(pa.array(self._chosen))
+        return self._of_all([field])[field]
 
     def has(self, name: str) -> np.ndarray:
         """Which of the rows have the modality: bool (rows,). A movie counts for the sound that it may have."""
-        there = np.zeros(len(self), bool)
-        for stored in self._columns(name):
-            there |= self.of(f"{stored}.size").is_valid().to_numpy()
-        return there
+        return self._present(name, self._of_all(self._sizes(name)))
 
     def classes(self, share: Sequence[str], buckets: Mapping[str, Sequence[float]]) -> Ints | None:
         """int64 (rows,): equal for samples that may share a micro-batch, 0 and up; None if all may.
@@ -140,18 +139,22 @@ class Rows:
         "caption.size", the edges between which they lie; samples without it are a bucket of their own.
         Raises ValueError for a field that no sidecar has.
         """
+        if not share and not buckets:
+            return None
+        for field in buckets:
+            if field not in self.corpus.numbers:
+                known = ", ".join(self.corpus.numbers)
+                raise ValueError(f"no number {field!r} to make buckets of: sidecars have {known}")
+        # Together: to open a sidecar takes longer than to read another field of it.
+        columns = self._of_all([*buckets, *(size for name in share for size in self._sizes(name))])
         code = np.zeros(len(self), np.int64)
         for name in share:
-            code = 2 * code + self.has(name)
+            code = 2 * code + self._present(name, columns)
         for field, edges in buckets.items():
-            try:
-                values = self.of(field).cast(pa.float64()).to_numpy()
-            except (KeyError, pa.ArrowException) as error:
-                known = ", ".join(self.corpus.numbers)
-                raise ValueError(f"no number {field!r} to make buckets of: sidecars have {known}") from error
+            values = columns[field].cast(pa.float64()).to_numpy()
             bucket = np.where(np.isnan(values), len(edges) + 1, np.digitize(values, edges))
             code = (len(edges) + 2) * code + bucket
-        return np.unique(code, return_inverse=True)[1] if share or buckets else None
+        return np.unique(code, return_inverse=True)[1]
 
     @cached_property
     def sources(self) -> Ints:
@@ -180,9 +183,14 @@ class Rows:
         """(unit, its row) for each row number."""
         numbers = rows if self._chosen is None else self._chosen[rows]
         places = np.searchsorted(self._starts, numbers, side="right") - 1
+        new = [int(place) for place in np.unique(places) if int(place) not in self._tables]
+        read: dict[int, pa.Table] = {}
+        if len(new) > 1:  # the first batch after a seek is of as many units as samples
+            with ThreadPoolExecutor(min(_READERS, len(new))) as pool:
+                read = dict(zip(new, pool.map(self._table, new), strict=True))
         found: list[tuple[int, dict[str, Any]]] = []
         for number, place in zip(numbers, places, strict=True):
-            table = self._table(int(place)).select(names)
+            table = (read[int(place)] if int(place) in read else self._table(int(place))).select(names)
             row = int(number - self._starts[place])
             found.append((self.corpus.units[place], table.slice(row, 1).to_pylist()[0]))
         return found
@@ -211,6 +219,24 @@ class Rows:
         if column is None and name in self._from_movies and row["video"] is not None:
             name, column, clip = "video", row["video"], Clip(SourceId(""), row["start_ns"], row["end_ns"])
         return None if column is None else Member(tar_of(self.corpus.path, unit, name, column), column, clip)
+
+    def _of_all(self, fields: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+        """By field, as `of`."""
+        columns = self._outline.read(list(dict.fromkeys(fields)))
+        if self._chosen is None:
+            return columns
+        chosen = pa.array(self._chosen)
+        return {field: column.take(chosen) for field, column in columns.items()}
+
+    def _sizes(self, name: str) -> list[str]:
+        """Fields that are null where a sample has none of the modality."""
+        return [f"{stored}.size" for stored in self._columns(name)]
+
+    def _present(self, name: str, columns: Mapping[str, pa.ChunkedArray]) -> np.ndarray:
+        there = np.zeros(len(self), bool)
+        for size in self._sizes(name):
+            there |= columns[size].is_valid().to_numpy()
+        return there
 
     def _columns(self, name: str) -> list[str]:
         """Sidecar columns that tell where the modality lies."""

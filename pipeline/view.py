@@ -32,15 +32,18 @@ class BadSampleError(ValueError):
     """A sample could not be read: its bytes are damaged, or not what its modality writes."""
 
     def __init__(self, entry: Entry, modality: str, what: str) -> None:
-        member = entry.members[modality]
         self.key = entry.key
-        self.shard = member.tar.relative_to(entry.corpus).as_posix() if member else ""
+        self.shard, self.member = _place(entry, modality)
         self.modality = modality
         self.what = what
+        self._made_of = entry, modality, what
         super().__init__(
-            f"sample {entry.key} of {self.shard} has bad {modality}: {what}; run `omniloom check {entry.corpus}`,"
-            " or go on without it with on_bad='skip'"
+            f"sample {entry.key} of {self.shard} has bad {modality}: {what} (member {self.member}); run"
+            f" `omniloom check {entry.corpus}`, or go on without it with on_bad='skip'"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._made_of  # whole, also where it came from another process
 
 
 class Decoder:
@@ -109,7 +112,8 @@ def fetch(
 ) -> dict[str, Any]:
     """Reads, checks and (given a decoder) decodes the pieces that the window shows: `Fetched` or None, by modality.
 
-    Raises BadSampleError, naming the modality; RemoteError if a store does not answer: that is no fault of the sample.
+    Raises BadSampleError, naming the modality; RemoteError if a store does not answer and other OSErrors if a disk
+    fails: that is no fault of the sample.
     """
     fetched: dict[str, Any] = {}
     movies: dict[tuple[Path, int], bytes] = {}
@@ -133,6 +137,12 @@ def fetch(
             raise BadSampleError(entry, name, str(error)) from error
         except RemoteError as error:
             raise RemoteError(f"sample {entry.key}, its {name}: {error}") from error
+        except OSError as error:
+            what = f"sample {entry.key}, its {name}: {error.strerror or error}"
+            raise OSError(error.errno, what, str(member.tar)) from error
+        except Exception as error:
+            error.add_note(f"While reading the {name} of sample {entry.key}, member {_place(entry, name)}.")
+            raise
     return fetched
 
 
@@ -151,6 +161,16 @@ def _parts(entry: Entry, window: Window, modules: Mapping[str, Modality]) -> Ite
         if member := entry.members[name]:
             with suppress(ValueError):  # `fetch` says what is wrong with it
                 yield member.tar, _spans(member, module, window)[1]
+
+
+def _place(entry: Entry, modality: str) -> tuple[str, str]:
+    """The shard in which a sample's part lies, relative to the corpus, and the member's name there."""
+    member = entry.members[modality]
+    if member is None:
+        return "", ""
+    stored = "video" if member.movie is not None else modality
+    name = member.column.get("member") or f"{entry.key}.{load(stored).suffix}"
+    return member.tar.relative_to(entry.corpus).as_posix(), name
 
 
 def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetched: Mapping[str, Any]) -> View:
