@@ -62,10 +62,16 @@ def show_nearest(values: np.ndarray, view: View, px: int) -> np.ndarray:
     Mirroring is the caller's: it negates n_x.
     """
     height, width = values.shape[1:3]
+    rows, columns = nearest_pixels(view, width, height, px)
+    return values[:, rows[:, None], columns[None, :]]
+
+
+def nearest_pixels(view: View, width: int, height: int, px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, int64 (px,) each, of the pixels of a picture that stand for the view; not mirrored."""
     left, top, right, bottom = view.box(width, height)
     rows = np.minimum((top + (np.arange(px) + 0.5) * (bottom - top) / px).astype(np.int64), height - 1)
     columns = np.minimum((left + (np.arange(px) + 0.5) * (right - left) / px).astype(np.int64), width - 1)
-    return values[:, rows[:, None], columns[None, :]]
+    return rows, columns
 
 
 def mirror_normals(normals: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from omniloom.modalities import short_name
 from omniloom.modalities.base import Window
 from omniloom.pipeline.batch import Batch
 from omniloom.pipeline.corpus import Corpus, open_corpus
+from omniloom.pipeline.device import stacked as stacked_on_device
 from omniloom.pipeline.order import PADDING, Order, Sources, Wishes
 from omniloom.pipeline.permutation import Ints, key_of
 from omniloom.pipeline.plan import Pick, Plan
@@ -218,6 +219,7 @@ class Loader:
         if self._total is not None and self._position >= self._total:
             self._position = 0
         with ExitStack() as stack:
+            stack.callback(self._decoder.close)
             coordinators = pool = None
             if self._workers:
                 pool = _executor(stack, self._workers)
@@ -235,6 +237,7 @@ class Loader:
                 batch = batch_of()
                 self._position = end
                 if len(batch) or self._world_size > 1:  # ranks that take unequally many steps wait for ever
+                    batch.hand_over()
                     yield batch
 
     # --- order ------------------------------------------------------------------------------------------------
@@ -301,6 +304,10 @@ class Loader:
     # --- making a batch ---------------------------------------------------------------------------------------
 
     def _make(self, positions: Ints, pool: ThreadPoolExecutor | None) -> Batch:
+        with self._decoder.lane():
+            return self._made(positions, pool)
+
+    def _made(self, positions: Ints, pool: ThreadPoolExecutor | None) -> Batch:
         found = self._entries(self._pick(positions))
         views = iter(self._views([item for item in found if item is not None], pool))
         keep: list[tuple[Entry, View] | None] = []
@@ -332,14 +339,17 @@ class Loader:
         def show(item: tuple[tuple[Entry, Window], dict[str, Any] | BadSampleError]) -> View | BadSampleError:
             (entry, window), fetched = item
             try:
-                return fetched if isinstance(fetched, BadSampleError) else finish(entry, window, self._modules, fetched)
+                if isinstance(fetched, BadSampleError):
+                    return fetched
+                return finish(entry, window, self._modules, fetched, self._decoder)
             except BadSampleError as error:
                 return error
 
         if not self._decoder.dali:
             return _map(pool, lambda item: show((item, read(item))), entries)
         fetched = _map(pool, read, entries)
-        self._decoder.decode_many([item for item in fetched if not isinstance(item, BadSampleError)], self._modules)
+        good = [(item, window) for item, (_, window) in zip(fetched, entries, strict=True) if isinstance(item, dict)]
+        self._decoder.decode_many([item for item, _ in good], [window for _, window in good], self._modules)
         return _map(pool, show, list(zip(entries, fetched, strict=True)))
 
     def _substitute(self, position: int) -> tuple[Entry, View]:
@@ -387,7 +397,11 @@ class Loader:
             if module.stem.kind == "text":
                 texts[name] = [value if isinstance(value, str) else "" for value in values]
                 continue
-            stacked = np.zeros((len(values), *_shape(module.stem.kind, module.stem.channels, self._window)), np.float32)
+            shape = _shape(module.stem.kind, module.stem.channels, self._window)
+            if any(isinstance(value, torch.Tensor) for value in values):
+                tensors[name] = stacked_on_device(values, shape)
+                continue
+            stacked = np.zeros((len(values), *shape), np.float32)
             for row, value in zip(stacked, values, strict=True):
                 if value is not None:
                     row[...] = value
