@@ -361,14 +361,14 @@ def _wave(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
 
 def _points(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """Chosen points around the mean of all: (num_points, 6). Where that lies is not fed: it would be taken away."""
-    from nvidia.dali import fn, types
+    from nvidia.dali import fn
 
     del shape
     stored = fn.decoders.numpy(given("raw", "UINT8", 1))
     cloud = fn.cast(stored.gpu() if gpu else stored, dtype=_dtype("FLOAT"))
-    mean = fn.reductions.mean(cloud, axes=[0], keep_dims=True)
-    moved = _member(types, "Constant")([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], device="gpu" if gpu else "cpu")
-    return [fn.sequence_rearrange(cloud, new_order=given("order", "INT32", 1)) - mean * moved]
+    mean = fn.reductions.mean(cloud[:, :3], axes=[0], keep_dims=True)
+    shown = fn.sequence_rearrange(cloud, new_order=given("order", "INT32", 1))
+    return [fn.cat(shown[:, :3] - mean, shown[:, 3:], axis=1)]
 
 
 _GRAPHS: Mapping[str, Callable[[Given, tuple[int, ...], bool], list[Any]]] = {

@@ -94,9 +94,9 @@ def coding_of(movie: bytes, facts: Mapping[str, Fact]) -> Coding | str:
     """
     import av.error
 
-    if facts["skip"] or facts["after"]:
+    if facts.get("skip") or facts.get("after"):
         return "movies with pictures from outside the clip"
-    if facts["pixel_aspect"] not in {None, 0.0, 1.0}:
+    if facts.get("pixel_aspect") not in {None, 0.0, 1.0}:
         return "movies with oblong pixels"
     if movie[4:8] != b"ftyp":
         return "movies that are no MP4"
