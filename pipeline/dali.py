@@ -39,6 +39,10 @@ Part = tuple[int, str]
 """A sample's number in its batch, and the name of a modality."""
 
 
+class UnreadableError(Exception):
+    """DALI failed: on bytes that it cannot decode, or on this machine."""
+
+
 def installed() -> bool:
     """Whether DALI is there to be imported."""
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
@@ -74,14 +78,16 @@ class DaliDecoder:
         with self._lock:
             self._strikes[branch] = self._strikes.get(branch, 0) + 1
 
-    def show(self, feeds: Mapping[Part, Feed], num_samples: int) -> tuple[dict[Part, torch.Tensor], list[list[Part]]]:
+    def show(
+        self, feeds: Mapping[Part, Feed], num_samples: int
+    ) -> tuple[dict[Part, torch.Tensor], list[tuple[list[Part], str]]]:
         """The arrays that a model reads, float32, on this decoder's device, of all parts that DALI could read.
 
-        Also lists of parts among which it met one that it cannot read: none of them is among the arrays. On a GPU the
-        arrays are ready for work on torch's current stream.
+        Also lists of parts among which it met one that it cannot read, and what it said: none of them is among the
+        arrays. On a GPU the arrays are ready for work on torch's current stream.
         """
         shown: dict[Part, torch.Tensor] = {}
-        failed: list[list[Part]] = []
+        failed: list[tuple[list[Part], str]] = []
         for names, samples in _groups(feeds, num_samples):
             for first in range(0, len(samples), _MAX_BATCH):
                 self._show_group(names, samples[first : first + _MAX_BATCH], feeds, shown, failed)
@@ -93,14 +99,14 @@ class DaliDecoder:
         samples: Sequence[int],
         feeds: Mapping[Part, Feed],
         shown: dict[Part, torch.Tensor],
-        failed: list[list[Part]],
+        failed: list[tuple[list[Part], str]],
     ) -> None:
         columns = {name: [feeds[sample, name] for sample in samples] for name in names}
         try:
             arrays = self._run_graph(columns)
-        except RuntimeError:  # what DALI raises for undecodable bytes
+        except UnreadableError as error:
             if len(names) == 1:
-                failed.append([(sample, names[0]) for sample in samples])
+                failed.append(([(sample, names[0]) for sample in samples], str(error)))
                 return
             for name in names:  # of the others nothing need be decoded elsewhere
                 self._show_group((name,), samples, feeds, shown, failed)
@@ -124,15 +130,16 @@ class DaliDecoder:
         return made
 
     def _graph(self, branches: Mapping[str, Branch]) -> Any:
-        from nvidia.dali import fn
-
+        fn, _, types = _operators()
         pipeline = self._pipeline()
         with pipeline:
             outputs: list[Any] = []
             for name, branch in branches.items():
 
                 def given(wanted: str, dtype: str, ndim: int, name: str = name) -> Any:
-                    return fn.external_source(name=f"{name}_{wanted}", device="cpu", dtype=_dtype(dtype), ndim=ndim)
+                    return fn.external_source(
+                        name=f"{name}_{wanted}", device="cpu", dtype=getattr(types, dtype), ndim=ndim
+                    )
 
                 outputs += _GRAPHS[branch.graph](given, branch.shape, self.device_id is not None)
             pipeline.set_outputs(*outputs)
@@ -162,26 +169,25 @@ class DaliDecoder:
         try:
             inputs = {"raw": [np.frombuffer(piece, np.uint8) for piece in pieces]}
             (decoded,) = self._run(kind, lambda: self._reader(kind), inputs)
-        except RuntimeError:
+        except UnreadableError:
             return [None] * len(pieces)
         arrays = decoded.as_cpu()  # the same object where it is there already
         return [_shaped(kind, np.array(arrays.at(position))) for position in range(len(pieces))]
 
     def _reader(self, kind: str) -> Any:
-        from nvidia.dali import fn, types
-
+        fn, _, types = _operators()
         image_device = "cpu" if self.device_id is None else "mixed"
         readers: dict[str, Callable[[Any], Any]] = {
-            "rgb": lambda raw: fn.decoders.image(raw, device=image_device, output_type=_member(types, "RGB")),
+            "rgb": lambda raw: fn.decoders.image(raw, device=image_device, output_type=types.RGB),
             "gray16": lambda raw: fn.decoders.image(
-                raw, device=image_device, output_type=_member(types, "ANY_DATA"), dtype=_dtype("UINT16")
+                raw, device=image_device, output_type=types.ANY_DATA, dtype=types.UINT16
             ),
-            "flac": lambda raw: fn.decoders.audio(raw, dtype=_dtype("INT16"))[0],
+            "flac": lambda raw: fn.decoders.audio(raw, dtype=types.INT16)[0],
             "npy": fn.decoders.numpy,
         }
         pipeline = self._pipeline()
         with pipeline:
-            raw = fn.external_source(name="raw", device="cpu", dtype=_dtype("UINT8"), ndim=1)
+            raw = fn.external_source(name="raw", device="cpu", dtype=types.UINT8, ndim=1)
             pipeline.set_outputs(readers[kind.partition(":")[0]](raw))
         return pipeline
 
@@ -201,21 +207,20 @@ class DaliDecoder:
         )
 
     def _run(self, key: Any, build: Callable[[], Any], inputs: Mapping[str, Any]) -> Sequence[Any]:
-        """Outputs of the pipeline of that key. Raises RuntimeError for inputs that it cannot read."""
+        """Outputs of the pipeline of that key. Raises UnreadableError if there is one that it cannot read."""
         with self._lock:
-            pipeline = self._pipelines.get(key)
-            if pipeline is None:
-                pipeline = build()
-                pipeline.build()
-                self._pipelines[key] = pipeline
-                while len(self._pipelines) > _MAX_PIPELINES:
-                    self._pipelines.popitem(last=False)
-            self._pipelines.move_to_end(key)
+            pipeline = self._pipelines.pop(key, None)
             try:
-                return pipeline.run(self._stream(), **inputs)
-            except RuntimeError:  # the pipeline cannot be used after it
-                del self._pipelines[key]
-                raise
+                if pipeline is None:
+                    pipeline = build()
+                    pipeline.build()
+                outputs = pipeline.run(self._stream(), **inputs)
+            except (RuntimeError, ValueError, IndexError) as error:  # and the pipeline cannot be used after it
+                raise UnreadableError(_said(error)) from error
+            self._pipelines[key] = pipeline
+            while len(self._pipelines) > _MAX_PIPELINES:
+                self._pipelines.popitem(last=False)
+            return outputs
 
     def _stream(self) -> Any:
         if self.device_id is None:
@@ -223,6 +228,12 @@ class DaliDecoder:
         import torch
 
         return torch.cuda.current_stream(self.device_id)
+
+
+def _said(error: Exception) -> str:
+    """The one line of DALI's page that says what happened."""
+    lines = [line.strip() for line in str(error).partition("encountered:")[2].splitlines() or str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)
 
 
 def _groups(feeds: Mapping[Part, Feed], num_samples: int) -> list[tuple[tuple[str, ...], list[int]]]:
@@ -249,8 +260,7 @@ Given = Callable[[str, str, int], Any]
 
 def _pictures(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """Pictures of equal size, one a frame -> (n, 3, px, px) in [-1, 1], one box of all of them."""
-    from nvidia.dali import fn, types
-
+    fn, _, types = _operators()
     count, px = shape
     box = given("start", "FLOAT", 1), given("end", "FLOAT", 1)
     padding = {"device_memory_padding": _PADDING, "host_memory_padding": _PADDING, "affine": False} if gpu else {}
@@ -259,7 +269,7 @@ def _pictures(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
             fn.decoders.image(
                 given(f"raw{number}", "UINT8", 1),
                 device="mixed" if gpu else "cpu",
-                output_type=_member(types, "RGB"),
+                output_type=types.RGB,
                 jpeg_fancy_upsampling=True,  # as libjpeg does, which decodes them elsewhere
                 **padding,
             ),
@@ -273,8 +283,7 @@ def _pictures(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
 
 def _movie(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """A movie's pictures of given numbers -> (n, 3, px, px) in [-1, 1], as made by BT.601."""
-    from nvidia.dali import fn
-
+    fn, _, _ = _operators()
     px = shape[1]
     box = given("start", "FLOAT", 1), given("end", "FLOAT", 1)
     affine = {"affine": False} if gpu else {}
@@ -286,20 +295,18 @@ def _movie(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
 
 def _boxed(pictures: Any, box: tuple[Any, Any], px: int) -> Any:
     """The box of each picture at px x px: triangles as wide as what they shrink, as Pillow's bilinear."""
-    from nvidia.dali import fn, types
-
-    start, end = box
-    linear = _member(types, "INTERP_LINEAR")
-    return fn.resize(pictures, size=[px, px], roi_start=start, roi_end=end, interp_type=linear, antialias=True)
+    fn, _, types = _operators()
+    return fn.resize(
+        pictures, size=[px, px], roi_start=box[0], roi_end=box[1], interp_type=types.INTERP_LINEAR, antialias=True
+    )
 
 
 def _normalised(pictures: Any, given: Given) -> Any:
-    from nvidia.dali import fn
-
+    fn, _, types = _operators()
     half = [127.5] * 3
     mirror = given("mirror", "INT32", 0)
     return fn.crop_mirror_normalize(
-        pictures, mean=half, std=half, mirror=mirror, dtype=_dtype("FLOAT"), output_layout="FCHW"
+        pictures, mean=half, std=half, mirror=mirror, dtype=types.FLOAT, output_layout="FCHW"
     )
 
 
@@ -308,24 +315,24 @@ def _picked(given: Given, shape: tuple[int, ...], gpu: bool, channels: int, dtyp
 
     They are picked by number, since a resize by nearest would decide ties by its own rounding.
     """
-    from nvidia.dali import fn, types
-
+    fn, _, types = _operators()
     count, px = shape
-    colours = _member(types, "RGB" if channels == 3 else "ANY_DATA")
+    colours = types.RGB if channels == 3 else types.ANY_DATA
     # PNG is decoded on the CPU wherever it is; so the rows that are not shown need not travel.
-    picture = fn.decoders.image(given("raw", "UINT8", 1), device="cpu", output_type=colours, dtype=_dtype(dtype))
+    picture = fn.decoders.image(
+        given("raw", "UINT8", 1), device="cpu", output_type=colours, dtype=getattr(types, dtype)
+    )
     rows = fn.sequence_rearrange(fn.reinterpret(picture, layout="FWC"), new_order=given("rows", "INT32", 1))
     rows = rows.gpu() if gpu else rows
     across = fn.reinterpret(fn.transpose(rows, perm=[1, 0, 2], transpose_layout=False), layout="FWC")
     both = fn.sequence_rearrange(across, new_order=given("columns", "INT32", 1))
     frames = fn.transpose(fn.reshape(both, shape=[px, count, px, channels], layout=""), perm=[1, 3, 2, 0])
-    return fn.cast(frames, dtype=_dtype("FLOAT"))
+    return fn.cast(frames, dtype=types.FLOAT)
 
 
 def _depth(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """Nearness before it is centred and scaled, and whether it is known: (n, 1, px, px) each."""
-    from nvidia.dali import fn, math
-
+    fn, math, types = _operators()
     codes = _picked(given, shape, gpu, 1, "UINT16")
     numbers = given("numbers", "FLOAT", 1)
     numbers = numbers.gpu() if gpu else numbers
@@ -333,39 +340,36 @@ def _depth(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     values = codes * scale + shift
     known = (codes > 0) & ((values > 0) | (is_inverse > 0))
     near = is_inverse * values - (1.0 - is_inverse) * math.log(math.max(values, 1e-30))
-    return [near, fn.cast(known, dtype=_dtype("FLOAT"))]
+    return [near, fn.cast(known, dtype=types.FLOAT)]
 
 
 def _normals(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """Unit normals (n, 3, px, px), 0 where unknown; the signs turn x where the picture is mirrored."""
-    from nvidia.dali import fn, math
-
+    fn, math, types = _operators()
     codes = _picked(given, shape, gpu, 3, "UINT8")
     signs = given("signs", "FLOAT", 4)
     vectors = codes * (1 / 127.5) - 1.0
     lengths = math.sqrt(fn.reductions.sum(vectors * vectors, axes=[1], keep_dims=True))
     known = fn.reductions.max(math.abs(codes - 128.0), axes=[1], keep_dims=True) > 0.5  # not all three the middle
-    return [vectors / lengths * fn.cast(known, dtype=_dtype("FLOAT")) * (signs.gpu() if gpu else signs)]
+    return [vectors / lengths * fn.cast(known, dtype=types.FLOAT) * (signs.gpu() if gpu else signs)]
 
 
 def _wave(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """A stretch of sound, followed by zeros where the sound ends: (num_samples,) in [-1, 1]."""
-    from nvidia.dali import fn
-
-    sound, _ = fn.decoders.audio(given("raw", "UINT8", 1), dtype=_dtype("INT16"))
+    fn, _, types = _operators()
+    sound, _ = fn.decoders.audio(given("raw", "UINT8", 1), dtype=types.INT16)
     start = given("start", "INT32", 1)
     shown = fn.slice(sound, start=start, shape=list(shape), axes=[0], out_of_bounds_policy="pad", fill_values=0)
     shown = fn.reshape(shown, shape=list(shape))
-    return [fn.cast(shown.gpu() if gpu else shown, dtype=_dtype("FLOAT")) * (1 / 32768)]
+    return [fn.cast(shown.gpu() if gpu else shown, dtype=types.FLOAT) * (1 / 32768)]
 
 
 def _points(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """Chosen points around the mean of all: (num_points, 6). Where that lies is not fed: it would be taken away."""
-    from nvidia.dali import fn
-
+    fn, _, types = _operators()
     del shape
     stored = fn.decoders.numpy(given("raw", "UINT8", 1))
-    cloud = fn.cast(stored.gpu() if gpu else stored, dtype=_dtype("FLOAT"))
+    cloud = fn.cast(stored.gpu() if gpu else stored, dtype=types.FLOAT)
     mean = fn.reductions.mean(cloud[:, :3], axes=[0], keep_dims=True)
     shown = fn.sequence_rearrange(cloud, new_order=given("order", "INT32", 1))
     return [fn.cat(shown[:, :3] - mean, shown[:, 3:], axis=1)]
@@ -382,15 +386,11 @@ _GRAPHS: Mapping[str, Callable[[Given, tuple[int, ...], bool], list[Any]]] = {
 _NUM_OUTPUTS = {"depth": 2}
 
 
-def _dtype(name: str) -> Any:
-    from nvidia.dali import types
+def _operators() -> tuple[Any, Any, Any]:
+    """DALI's fn, math and types: their members are made at import, and type checkers see few of them."""
+    from nvidia.dali import fn, math, types
 
-    return _member(types, name)
-
-
-def _member(types: Any, name: str) -> Any:
-    """Of DALI's types, which are made at import: type checkers do not see them."""
-    return getattr(types, name)
+    return fn, math, types
 
 
 def _to_torch(output: Any) -> torch.Tensor:

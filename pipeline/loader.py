@@ -105,11 +105,12 @@ class Loader:
         """Reads the sidecars' columns of the asked modalities, and no tar.
 
         batch_size: samples a rank. workers: threads; 0 decodes in the caller's. backend: "auto" takes DALI where there
-        is a GPU and DALI. on_bad: "raise" a `BadSampleError`; "skip" takes another sample for it in training and leaves
-        it out in evaluation; "quarantine" also lists it in the corpus' quarantine.jsonl; both raise once more than
-        `max_bad` samples are bad. mixture: corpora and their weights, in place of `corpus`. window: how much of a
-        sample a batch shows. split: only samples of that split. permute: modalities read from another sample
-        of another source, by a fixed derangement: the control of an experiment.
+        is a GPU and DALI; the tensors that it makes are on the GPU then. on_bad: "raise" a `BadSampleError`; "skip"
+        takes another sample for it in training and leaves it out in evaluation; "quarantine" also lists it in the
+        corpus' quarantine.jsonl; both raise once more than `max_bad` samples are bad. mixture: corpora and their
+        weights, in place of `corpus`. window: how much of a sample a batch shows. split: only samples of that split.
+        permute: modalities read from another sample of another source, by a fixed derangement: the control of an
+        experiment.
 
         micro_batch: if samples are to be alike; it divides batch_size and is batch_size if nothing else is said. The
         sequence depends on it, so state it when the number of ranks may change. share: modalities that a micro-batch
@@ -180,7 +181,7 @@ class Loader:
 
     @property
     def backend_report(self) -> str:
-        """Which decoder ran for which codec, and how many pieces it decoded."""
+        """Which decoder ran for which codec, how many pieces it decoded, and what DALI left to the CPU, and why."""
         return self._decoder.report(sorted({module.codec for module in self._modules.values()}))
 
     def keys_at(self, step: int) -> list[str]:

@@ -96,13 +96,14 @@ class Decoder:
         with self._lock:
             self._ran[codec, who] += pieces
 
-    def _leave(self, name: str, why: str) -> None:
-        """Counts what DALI is not given or could not read, and says so once."""
+    def _leave(self, name: str, why: str, said: str = "") -> None:
+        """Counts what DALI is not given or could not read, and says so once, with what DALI said the first time."""
         with self._lock:
             self._left[name, why] += 1
             first = self._left[name, why] == 1
         if first:
-            warnings.warn(f"DALI leaves {name} to the CPU where there are {why}", RuntimeWarning, stacklevel=2)
+            what = f"DALI leaves {name} to the CPU where there are {why}"
+            warnings.warn(f"{what}: {said}" if said else what, RuntimeWarning, stacklevel=2)
 
     def decode_many(
         self, samples: Sequence[dict[str, Any]], windows: Sequence[Window], modules: Mapping[str, Modality]
@@ -140,8 +141,8 @@ class Decoder:
             codec = "movie" if fetched.member else codec_of(modules[name], fetched.facts)
             self._count(codec, dali.name, len(fetched.pieces))
             samples[number][name] = Shown(row)
-        for parts in failed:
-            self._retry(parts, samples, windows, modules, feeds)
+        for parts, said in failed:
+            self._retry(parts, said, samples, windows, modules, feeds)
         for codec, places in by_codec.items():
             arrays = dali.decode(codec, [pieces[position] for pieces, position in places])
             for (pieces, position), array in zip(places, arrays, strict=True):
@@ -152,6 +153,7 @@ class Decoder:
     def _retry(
         self,
         parts: Sequence[tuple[int, str]],
+        said: str,
         samples: Sequence[dict[str, Any]],
         windows: Sequence[Window],
         modules: Mapping[str, Modality],
@@ -161,7 +163,7 @@ class Decoder:
         assert self.dali is not None
         damaged = False
         for number, name in parts:
-            self._leave(name, "batches with a part that it cannot read")
+            self._leave(name, "batches with a part that it cannot read", said)
             fetched: Fetched = samples[number][name]
             try:
                 if fetched.member is None:

@@ -325,6 +325,21 @@ def test_what_dali_fails_on_again_and_again_is_no_longer_given_to_it(decoder: De
     assert "frames: left to the cpu 4 times: parts that DALI failed on though they are whole" in report
 
 
+def test_damage_is_not_held_against_dali(decoder: Decoder) -> None:
+    window = Window(num_frames=1, image_px=16)
+    part = load("depth").encode(load("depth").example(np.random.default_rng(0)))
+    png = bytearray(part.data)
+    png[60] ^= 4
+    for _ in range(5):
+        samples: list[dict[str, Any]] = [
+            {"depth": fetched("depth", one, window)} for one in (part, replace(part, data=bytes(png)))
+        ]
+        decoder.decode_many(samples, [window] * 2, {"depth": load("depth")})
+        assert isinstance(samples[0]["depth"].pieces[0], np.ndarray)
+        assert isinstance(samples[1]["depth"].pieces[0], ValueError)
+    by_dali(decoder, "depth", part, window)
+
+
 def test_the_loader_says_once_what_is_left_to_the_cpu(tmp_path: Path) -> None:
     for number in range(4):
         out = io.BytesIO()
