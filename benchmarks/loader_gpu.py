@@ -85,37 +85,27 @@ def loop_on_gpu(spec: Spec, seconds: float) -> dict[str, Any]:
 
 
 def _dali(workers: int) -> Callable[[Sequence[Mapping[str, Any]]], int]:
-    """The JPEGs that are shown, of a whole batch at once, to float32 squares on the device."""
-    import numpy as np
-
+    """The JPEGs that are shown, of a whole batch at once, to float32 squares on the device: as the loader does it."""
     from omniloom.modalities import load
+    from omniloom.pipeline.dali import DaliDecoder
+    from omniloom.pipeline.device import Feed, feed_of
 
-    dali, fn = import_module("nvidia.dali"), import_module("nvidia.dali.fn")
-    pipeline = dali.Pipeline(
-        batch_size=_BATCH * WINDOW.num_frames, num_threads=workers, device_id=0, exec_async=False, exec_pipelined=False
-    )
-    with pipeline:
-        raw = fn.external_source(name="raw", device="cpu", dtype=dali.types.UINT8, ndim=1)
-        rgb = fn.decoders.image(raw, device="mixed", output_type=dali.types.RGB)
-        side = float(WINDOW.image_px)
-        square = fn.resize(rgb, resize_shorter=side, interp_type=dali.types.INTERP_LINEAR)
-        square = fn.crop_mirror_normalize(
-            square, crop=(side, side), mean=[127.5] * 3, std=[127.5] * 3, dtype=dali.types.FLOAT, output_layout="CHW"
-        )
-        pipeline.set_outputs(square)
-    pipeline.build()
+    decoder = DaliDecoder(device_id=0, num_threads=workers)
     module, numbers = load("frames"), random.Random(1)
 
     def decode(batch: Sequence[Mapping[str, Any]]) -> int:
-        pieces: list[Any] = []
-        for clip in batch:
-            window = replace(WINDOW, seed=numbers.getrandbits(63))
+        feeds: dict[tuple[int, str], Feed] = {}
+        for number, clip in enumerate(batch):
+            window = replace(WINDOW, train=True, seed=numbers.getrandbits(63))
             shown = module.narrow(json.loads(clip[FACTS])["frames"], window)
             spans = module.pieces(shown, len(clip["frames"]))
-            pieces += [np.frombuffer(clip["frames"][offset : offset + size], np.uint8) for offset, size in spans]
-        pipeline.feed_input("raw", pieces)
-        (squares,) = pipeline.run()
-        assert len(squares) == len(batch) * WINDOW.num_frames
+            pieces = [clip["frames"][offset : offset + size] for offset, size in spans]
+            feed = feed_of(module, pieces, shown, window, None, gpu=True)
+            assert feed is not None, "frames have a graph"
+            feeds[number, "frames"] = feed
+        squares, failed = decoder.show(feeds, len(batch))
+        assert not failed
+        assert len(squares) == len(batch)
         return len(batch)
 
     return decode

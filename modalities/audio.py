@@ -57,14 +57,19 @@ def tensor(value: Waveform, window: Window) -> np.ndarray:
 
     A clip that is shorter is followed by zeros.
     """
-    spare = len(value.samples) - window.num_samples
-    start = max(0, spare) // 2
-    if window.train and spare > 0:
-        start = int(window.rng(3).integers(spare + 1))
+    start = first_shown(len(value.samples), window)
     shown = np.zeros(window.num_samples, np.float32)
     stretch = value.samples[start : start + window.num_samples]
     np.divide(stretch, np.float32(32768), out=shown[: len(stretch)])
     return shown
+
+
+def first_shown(num_samples: int, window: Window) -> int:
+    """Where the stretch begins that a window shows of a clip of that many samples."""
+    spare = num_samples - window.num_samples
+    if window.train and spare > 0:
+        return int(window.rng(3).integers(spare + 1))
+    return max(0, spare) // 2
 
 
 def example(rng: np.random.Generator) -> Waveform:

@@ -68,9 +68,14 @@ def show_nearest(values: np.ndarray, view: View, px: int) -> np.ndarray:
 
     Mirroring is the caller's: it negates n_x.
     """
-    left, top, right, bottom = view.box(values.shape[2], values.shape[1])
-    rows, columns = top + nearest_grid(bottom - top, px), left + nearest_grid(right - left, px)
+    rows, columns = nearest_pixels(view, values.shape[2], values.shape[1], px)
     return values.take(rows, axis=1).take(columns, axis=2)  # half the time of one index for both
+
+
+def nearest_pixels(view: View, width: int, height: int, px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, int64 (px,) each, of the pixels of a picture that stand for the view; not mirrored."""
+    left, top, right, bottom = view.box(width, height)
+    return top + nearest_grid(bottom - top, px), left + nearest_grid(right - left, px)
 
 
 def mirror_normals(normals: np.ndarray) -> np.ndarray:

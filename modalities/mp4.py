@@ -122,11 +122,22 @@ def end_at(movie: bytes, end_ns: int) -> bytes:
 
 def lies_on_its_side(movie: bytes) -> bool:
     """Whether the first track's matrix turns its pictures by a quarter."""
+    a, b, _, c, d = _matrix(movie)
+    return abs(a) + abs(d) < abs(b) + abs(c)
+
+
+def is_upright(movie: bytes) -> bool:
+    """Whether pictures are shown as they are coded. Raises StopIteration or struct.error for what is no MP4."""
+    a, b, _, c, d = _matrix(movie)
+    return a > 0 and d > 0 and not b and not c
+
+
+def _matrix(movie: bytes) -> tuple[int, int, int, int, int]:
+    """a, b, u, c, d of the first track's display matrix."""
     data = bytearray(movie)
     moov = next(_boxes(data, b"moov", 0, len(data)))
     tkhd, _ = next(_boxes(data, b"tkhd", *next(_boxes(data, b"trak", *moov))))
-    a, b, _, c, d = struct.unpack_from(">5i", data, tkhd + (52 if data[tkhd] else 40))
-    return abs(a) + abs(d) < abs(b) + abs(c)
+    return struct.unpack_from(">5i", data, tkhd + (52 if data[tkhd] else 40))
 
 
 def _cut_edits(data: bytearray, at: int, size: int, end: int) -> int:

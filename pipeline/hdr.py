@@ -50,13 +50,18 @@ class Look:
 def look_of(frame: VideoFrame) -> Look | None:
     """The frame's look by its tags; None for ordinary video, which is meant to be shown as it is coded."""
     transfer, primaries = frame.color_trc, frame.color_primaries
-    if transfer not in (_PQ, _HLG) and primaries not in _GAMUTS:
+    if not is_special(transfer, primaries):
         return None
     gamut: Gamut = _GAMUTS.get(primaries, "bt709")
     if transfer not in (_PQ, _HLG):
         return Look("sdr", gamut)
     # HDR video that does not state its primaries is BT.2100, and so BT.2020.
     return Look("pq" if transfer == _PQ else "hlg", "bt2020" if primaries in _UNSPECIFIED else gamut)
+
+
+def is_special(transfer: int, primaries: int) -> bool:
+    """Whether these numbers of ITU-T H.273 mean a high dynamic range or a wide gamut."""
+    return transfer in (_PQ, _HLG) or primaries in _GAMUTS
 
 
 def to_bt709(rgb: np.ndarray, look: Look) -> np.ndarray:

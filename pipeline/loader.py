@@ -21,6 +21,7 @@ from omniloom.modalities import short_name
 from omniloom.modalities.base import Window
 from omniloom.pipeline.batch import Batch
 from omniloom.pipeline.corpus import Corpus, open_corpus
+from omniloom.pipeline.device import stacked as stacked_on_device
 from omniloom.pipeline.order import PADDING, Order, Sources, Wishes
 from omniloom.pipeline.permutation import Ints, key_of
 from omniloom.pipeline.plan import Pick, Plan
@@ -105,11 +106,12 @@ class Loader:
         """Reads the sidecars' columns of the asked modalities, and no tar.
 
         batch_size: samples a rank. workers: threads; 0 decodes in the caller's. backend: "auto" takes DALI where there
-        is a GPU and DALI. on_bad: "raise" a `BadSampleError`; "skip" takes another sample for it in training and leaves
-        it out in evaluation; "quarantine" also lists it in the corpus' quarantine.jsonl; both raise once more than
-        `max_bad` samples are bad. mixture: corpora and their weights, in place of `corpus`. window: how much of a
-        sample a batch shows. split: only samples of that split. permute: modalities read from another sample
-        of another source, by a fixed derangement: the control of an experiment.
+        is a GPU and DALI; the tensors that it makes are on the GPU then. on_bad: "raise" a `BadSampleError`; "skip"
+        takes another sample for it in training and leaves it out in evaluation; "quarantine" also lists it in the
+        corpus' quarantine.jsonl; both raise once more than `max_bad` samples are bad. mixture: corpora and their
+        weights, in place of `corpus`. window: how much of a sample a batch shows. split: only samples of that split.
+        permute: modalities read from another sample of another source, by a fixed derangement: the control of an
+        experiment.
 
         micro_batch: if samples are to be alike; it divides batch_size and is batch_size if nothing else is said. The
         sequence depends on it, so state it when the number of ranks may change. share: modalities that a micro-batch
@@ -180,7 +182,7 @@ class Loader:
 
     @property
     def backend_report(self) -> str:
-        """Which decoder ran for which codec, and how many pieces it decoded."""
+        """Which decoder ran for which codec, how many pieces it decoded, and what DALI left to the CPU, and why."""
         return self._decoder.report(sorted({module.codec for module in self._modules.values()}))
 
     def keys_at(self, step: int) -> list[str]:
@@ -219,6 +221,7 @@ class Loader:
         if self._total is not None and self._position >= self._total:
             self._position = 0
         with ExitStack() as stack:
+            stack.callback(self._decoder.close)
             coordinators = pool = None
             if self._workers:
                 pool = _executor(stack, self._workers, self._reader.watch)
@@ -237,6 +240,7 @@ class Loader:
                 batch = batch_of()
                 self._position = end
                 if len(batch) or self._world_size > 1:  # ranks that take unequally many steps wait for ever
+                    batch.hand_over()
                     yield batch
 
     # --- order ------------------------------------------------------------------------------------------------
@@ -312,6 +316,10 @@ class Loader:
         return lambda: self._reader.watch.result(future)
 
     def _make(self, positions: Ints, pool: Executor | None) -> Batch:
+        with self._decoder.lane():
+            return self._made(positions, pool)
+
+    def _made(self, positions: Ints, pool: Executor | None) -> Batch:
         found = self._entries(self._pick(positions))
         tensors = self._zeros(len(found))
         rows = [{name: tensor[place].numpy() for name, tensor in tensors.items()} for place in range(len(found))]
@@ -353,14 +361,15 @@ class Loader:
             if isinstance(fetched, BadSampleError):
                 return entry, fetched
             try:
-                return entry, _placed(finish(entry, window, self._modules, fetched), row)
+                return entry, _placed(finish(entry, window, self._modules, fetched, self._decoder), row)
             except BadSampleError as error:
                 return entry, error
 
         if not self._decoder.dali:
             return _map(pool, lambda item, row: show(item, read(item), row), entries, rows)
         fetched = _map(pool, read, entries)
-        self._decoder.decode_many([item for item in fetched if not isinstance(item, BadSampleError)], self._modules)
+        good = [(item, window) for item, (_, window) in zip(fetched, entries, strict=True) if isinstance(item, dict)]
+        self._decoder.decode_many([item for item, _ in good], [window for _, window in good], self._modules)
         return _map(pool, show, entries, fetched, rows)
 
     def _substitute(self, position: int, row: Mapping[str, np.ndarray]) -> tuple[Entry, View]:
@@ -398,10 +407,13 @@ class Loader:
                     file.write(line.encode())
 
     def _zeros(self, count: int) -> dict[str, torch.Tensor]:
-        """Rows for a batch's arrays, in memory that a GPU copies from while it computes, where there is one."""
+        """Rows for a batch's arrays, in memory that a GPU copies from while it computes, where there is one.
+
+        DALI makes most of its arrays elsewhere: rows that nobody writes to cost nothing, unless they are pinned.
+        """
         stems = {name: module.stem for name, module in self._modules.items() if module.stem.kind != "text"}
         shapes = {name: (count, *_shape(stem.kind, stem.channels, self._window)) for name, stem in stems.items()}
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and not self._decoder.dali:
             return {name: torch.zeros(shape, pin_memory=True) for name, shape in shapes.items()}
         # NumPy asks for large pages and PyTorch does not: writing to new ones takes a quarter of the time.
         return {name: torch.from_numpy(np.zeros(shape, np.float32)) for name, shape in shapes.items()}
@@ -415,6 +427,11 @@ class Loader:
             present[name] = torch.tensor([value is not None for value in values], dtype=torch.bool)
             if name not in tensors:
                 texts[name] = [value if isinstance(value, str) else "" for value in values]
+                continue
+            if any(isinstance(value, torch.Tensor) for value in values):
+                tensors[name] = stacked_on_device(values, tuple(tensors[name].shape[1:]))
+            elif self._decoder.dali and torch.cuda.is_available():
+                tensors[name] = tensors[name].pin_memory()
         keys = [item[0].key if item else "" for item in samples]
         sources = [item[0].source if item else "" for item in samples]
         return Batch(keys, sources, tensors, present, texts)

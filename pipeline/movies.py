@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from omniloom.modalities import mp4
 from omniloom.modalities.base import Frames, Waveform, Window
+from omniloom.modalities.others import open_media_source
 from omniloom.modalities.sample import Clip, Fact
 from omniloom.pipeline.decode import only
+from omniloom.pipeline.hdr import is_special
 from omniloom.pipeline.picture import Scaler
 from omniloom.pipeline.probe import StreamsConfig, describe, open_media, probe
 from omniloom.pipeline.sampling import sample_times
@@ -39,10 +44,7 @@ def frames_in(
     import av.error
 
     pts_ns, skip = cast("list[int]", facts["pts_ns"]), cast(int, facts["skip"])
-    times = sample_times(0, clip.duration_ns, settings.per_second, settings.at_least)
-    chosen = [max(0, bisect_right(pts_ns, time_ns) - 1) for time_ns in times]
-    if window is not None:
-        chosen = [chosen[index] for index in window.choose(len(chosen))]
+    chosen = pictures_at(facts, clip, settings, window)
     scaler = Scaler(float(cast(float, facts["pixel_aspect"]) or 1.0))
     kept: dict[int, np.ndarray] = {}
     size: tuple[int, int] | None = None
@@ -65,6 +67,61 @@ def frames_in(
     if len(kept) != len({*chosen}):
         raise ValueError(f"damaged movie: {len(kept)} of {len({*chosen})} sampled pictures could be decoded")
     return Frames(np.stack([kept[index] for index in chosen]), np.array([pts_ns[index] for index in chosen], np.int64))
+
+
+def pictures_at(facts: Mapping[str, Fact], clip: Clip, settings: Any, window: Window | None = None) -> list[int]:
+    """Which of the clip's pictures `frames_in` gives: numbers by presentation time, from the clip's first one."""
+    pts_ns = cast("list[int]", facts["pts_ns"])
+    times = sample_times(0, clip.duration_ns, settings.per_second, settings.at_least)
+    chosen = [max(0, bisect_right(pts_ns, time_ns) - 1) for time_ns in times]
+    return chosen if window is None else [chosen[index] for index in window.choose(len(chosen))]
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """Of a movie whose pictures any decoder gives alike, by number: its codec, its size, and its YUV matrix."""
+
+    codec: str
+    width: int
+    height: int
+    matrix: Literal["bt601", "bt709"]
+
+
+def coding_of(movie: bytes, facts: Mapping[str, Fact]) -> Coding | str:
+    """How a plain movie is coded; for others what it is that only `frames_in` knows how to read.
+
+    Plain: an MP4 of 8-bit 4:2:0 in ordinary colours, upright, of square pixels, that shows all of its pictures.
+    """
+    import av.error
+
+    if facts.get("skip") or facts.get("after"):
+        return "movies with pictures from outside the clip"
+    if facts.get("pixel_aspect") not in {None, 0.0, 1.0}:
+        return "movies with oblong pixels"
+    if movie[4:8] != b"ftyp":
+        return "movies that are no MP4"
+    try:
+        if not mp4.is_upright(movie):
+            return "movies that are turned"
+        with open_media_source(io.BytesIO(movie), "mov") as container:
+            if len(container.streams.video) != 1:
+                return "files with several movies"
+            stream = container.streams.video[0]
+            if stream.frames != len(cast("list[int]", facts["pts_ns"])):
+                return "movies with more or fewer pictures than stated"
+            context: Any = stream.codec_context
+            if context.pix_fmt not in {"yuv420p", "yuvj420p"}:
+                return "movies other than 8-bit 4:2:0"
+            if is_special(context.color_trc, context.color_primaries):
+                return "movies of high dynamic range or wide gamut"
+            matrix = context.colorspace
+            if matrix in {0, 2}:  # players take untold ones by their size, and so does `Scaler`
+                matrix = 1 if stream.height >= 720 or stream.width >= 1280 else 5
+            if matrix not in {1, 5, 6}:
+                return "movies of rare YUV matrices"
+            return Coding(context.name, stream.width, stream.height, "bt709" if matrix == 1 else "bt601")
+    except (av.error.FFmpegError, StopIteration, struct.error, IndexError, UnicodeDecodeError, MemoryError):
+        return "damaged movies"
 
 
 def sound_in(movie: bytes, facts: Mapping[str, Fact], clip: Clip) -> Waveform | None:

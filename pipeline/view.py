@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,6 +15,7 @@ import numpy as np
 
 from omniloom.modalities import Clip, Modality, Rejected, codecs, load
 from omniloom.modalities.base import Codec, Window, codec_of
+from omniloom.pipeline.device import Feed, LeftToCpuError, feed_of
 from omniloom.pipeline.joined import part_facts
 from omniloom.pipeline.movies import frames_in, sound_in
 from omniloom.pipeline.ranges import Span
@@ -22,10 +24,12 @@ from omniloom.pipeline.remote import RemoteError
 from omniloom.pipeline.rows import Entry, Member
 
 if TYPE_CHECKING:
+    import torch
+
     from omniloom.pipeline.dali import DaliDecoder
 
-View: TypeAlias = Mapping[str, "np.ndarray | str | None"]
-"""By modality: the array or text that its stem describes; None where the sample lacks it."""
+View: TypeAlias = Mapping[str, "np.ndarray | torch.Tensor | str | None"]
+"""By modality: the array or text that its stem describes; None where the sample lacks it. Tensors: what DALI made."""
 
 
 class BadSampleError(ValueError):
@@ -47,20 +51,40 @@ class BadSampleError(ValueError):
 
 
 class Decoder:
-    """Codec and pieces -> arrays: DALI where asked for and able, our own codecs for the rest. Counts who did what."""
+    """Parts -> arrays: DALI where asked for and able, our own codecs for the rest. Counts who did what."""
 
     def __init__(self, backend: Literal["auto", "dali", "cpu"], threads: int) -> None:
         self.dali = _dali(backend, threads)
         self._ran: Counter[tuple[str, str]] = Counter()
+        self._left: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def report(self, codecs_used: Sequence[str]) -> str:
-        """For example "jpeg: dali (cpu) 96 pieces; json: cpu 24 pieces"."""
+        """For example "jpeg: dali (cpu) 96 pieces; json: cpu 24 pieces", and what DALI left to the CPU, and why."""
         lines: list[str] = []
         for codec in sorted({*codecs_used, *(name for name, _ in self._ran)}):
             ran = [f"{who} {count} pieces" for (name, who), count in sorted(self._ran.items()) if name == codec]
             lines.append(f"{codec}: {', '.join(ran) or 'nothing decoded yet'}")
+        lines += [f"{name}: left to the cpu {count} times: {why}" for (name, why), count in sorted(self._left.items())]
         return "; ".join(lines)
+
+    def close(self) -> None:
+        """Gives back what DALI holds."""
+        if self.dali:
+            self.dali.close()
+
+    @contextmanager
+    def lane(self) -> Iterator[None]:
+        """Where a batch is made: on a GPU on a stream of its own, whose work is done when the lane is left."""
+        if self.dali is None or self.dali.device_id is None:
+            yield
+            return
+        import torch
+
+        stream = torch.cuda.Stream(self.dali.device_id)
+        with torch.cuda.stream(stream):
+            yield
+        stream.synchronize()
 
     def decode(self, codec: Codec, pieces: Sequence[bytes]) -> list[Any]:
         """On the CPU, by our own codecs. Raises ValueError for damaged bytes."""
@@ -71,30 +95,96 @@ class Decoder:
                 made[id(piece)] = codecs.decode(codec, piece)
         return [made[id(piece)] for piece in pieces]
 
-    def _count(self, codec: Codec, who: str, pieces: int) -> None:
+    def _count(self, codec: str, who: str, pieces: int) -> None:
         with self._lock:
             self._ran[codec, who] += pieces
 
-    def decode_many(self, samples: Sequence[dict[str, Any]], modules: Mapping[str, Modality]) -> None:
-        """Replaces, in samples as `fetch` gave them, pieces by their arrays: all of one codec in one call to DALI."""
-        assert self.dali is not None
+    def _leave(self, name: str, why: str, said: str = "") -> None:
+        """Counts what DALI is not given or could not read, and says so once, with what DALI said the first time."""
+        with self._lock:
+            self._left[name, why] += 1
+            first = self._left[name, why] == 1
+        if first:
+            what = f"DALI leaves {name} to the CPU where there are {why}"
+            warnings.warn(f"{what}: {said}" if said else what, RuntimeWarning, stacklevel=2)
+
+    def decode_many(
+        self, samples: Sequence[dict[str, Any]], windows: Sequence[Window], modules: Mapping[str, Modality]
+    ) -> None:
+        """Replaces, in samples as `fetch` gave them, what DALI can read: parts by `Shown`, other pieces by arrays.
+
+        What stays as bytes is decoded by `finish`, which finds out what is damaged.
+        """
+        dali = self.dali
+        assert dali is not None
+        feeds: dict[tuple[int, str], Feed] = {}
         by_codec: dict[Codec, list[tuple[list[Any], int]]] = {}
-        for sample in samples:
+        for number, (sample, window) in enumerate(zip(samples, windows, strict=True)):
             for name, fetched in sample.items():
-                if fetched is not None and not fetched.decoded:
+                if fetched is None or not all(isinstance(piece, bytes) for piece in fetched.pieces):
+                    continue
+                clip = fetched.member.movie if fetched.member else None
+                try:
+                    feed = feed_of(
+                        modules[name], fetched.pieces, fetched.facts, window, clip, dali.device_id is not None
+                    )
+                    if feed is not None and dali.gave_up(feed.branch):
+                        raise LeftToCpuError("parts that DALI failed on though they are whole")
+                except LeftToCpuError as why:
+                    self._leave(name, str(why))
+                    continue
+                if feed is not None:
+                    feeds[number, name] = feed
+                else:
                     places = by_codec.setdefault(codec_of(modules[name], fetched.facts), [])
                     places += ((fetched.pieces, position) for position in range(len(fetched.pieces)))
+        shown, failed = dali.show(feeds, len(samples))
+        for (number, name), row in shown.items():
+            fetched = samples[number][name]
+            codec = "movie" if fetched.member else codec_of(modules[name], fetched.facts)
+            self._count(codec, dali.name, len(fetched.pieces))
+            samples[number][name] = Shown(row)
+        for parts, said in failed:
+            self._retry(parts, said, samples, windows, modules, feeds)
         for codec, places in by_codec.items():
-            arrays = self.dali.decode(codec, [pieces[position] for pieces, position in places])
+            arrays = dali.decode(codec, [pieces[position] for pieces, position in places])
             for (pieces, position), array in zip(places, arrays, strict=True):
                 if array is not None:
                     pieces[position] = array
-                    self._count(codec, self.dali.name, 1)
-                    continue
-                try:
-                    [pieces[position]] = self.decode(codec, [pieces[position]])
-                except ValueError as error:
-                    pieces[position] = error  # of one sample: `finish` raises it
+                    self._count(codec, dali.name, 1)
+
+    def _retry(
+        self,
+        parts: Sequence[tuple[int, str]],
+        said: str,
+        samples: Sequence[dict[str, Any]],
+        windows: Sequence[Window],
+        modules: Mapping[str, Modality],
+        feeds: Mapping[tuple[int, str], Feed],
+    ) -> None:
+        """Decodes on the CPU parts among which DALI met one that it cannot read; finds out whether that is damaged."""
+        assert self.dali is not None
+        damaged = False
+        for number, name in parts:
+            self._leave(name, "batches with a part that it cannot read", said)
+            fetched: Fetched = samples[number][name]
+            try:
+                if fetched.member is None:
+                    fetched.pieces[:] = self.decode(codec_of(modules[name], fetched.facts), fetched.pieces)
+                else:
+                    samples[number][name] = _from_movie(name, fetched, windows[number])
+            except (ValueError, Rejected) as error:
+                fetched.pieces[:] = [error]  # of one sample: `finish` raises it
+                damaged = True
+        if not damaged:
+            self.dali.blame(feeds[parts[0]].branch)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a model reads, already: float32, a tensor on the device that made it."""
+
+    row: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +193,9 @@ class Fetched:
 
     facts: Mapping[str, Any]
     pieces: list[Any]
-    """Bytes, or what they decode to."""
-    decoded: bool = False
+    """Bytes, or what they decode to, or the error that they gave."""
+    member: Member | None = None
+    """Set where the only piece is the sample's movie, of which frames are still to be taken."""
 
 
 def fetch(
@@ -127,12 +218,15 @@ def fetch(
                 place = member.tar, member.column["offset"]
                 if place not in movies:  # one movie gives frames and sound
                     [movies[place]] = reader.read_many(member.tar, _spans(member, module, window)[1])
-                fetched[name] = _taken(name, movies[place], member.column, member.movie, window)
+                if decoder is None and name == "frames":  # DALI may decode it
+                    fetched[name] = Fetched(part_facts(member.column), [movies[place]], member)
+                else:
+                    fetched[name] = _taken(name, movies[place], member.column, member.movie, window)
                 continue
             facts, pieces = _read_pieces(member, module, window, reader)
             if decoder is not None:
                 pieces = decoder.decode(codec_of(module, facts), pieces)
-            fetched[name] = Fetched(facts, pieces, decoded=decoder is not None)
+            fetched[name] = Fetched(facts, pieces)
         except (ValueError, Rejected) as error:
             raise BadSampleError(entry, name, str(error)) from error
         except RemoteError as error:
@@ -173,22 +267,42 @@ def _place(entry: Entry, modality: str) -> tuple[str, str]:
     return member.tar.relative_to(entry.corpus).as_posix(), name
 
 
-def finish(entry: Entry, window: Window, modules: Mapping[str, Modality], fetched: Mapping[str, Any]) -> View:
-    """Decoded pieces to the arrays a model reads. Raises BadSampleError, naming the modality."""
-    view: dict[str, np.ndarray | str | None] = {}
+def finish(
+    entry: Entry, window: Window, modules: Mapping[str, Modality], fetched: Mapping[str, Any], decoder: Decoder
+) -> View:
+    """Pieces to the arrays a model reads; those that still are bytes are decoded.
+
+    Raises BadSampleError, naming the modality.
+    """
+    view: dict[str, Any] = {}
     for name, module in modules.items():
-        item: Fetched | None = fetched[name]
-        if item is None:
-            view[name] = None
+        item: Fetched | Shown | None = fetched[name]
+        if item is None or isinstance(item, Shown):
+            view[name] = item and item.row
             continue
         try:
             for piece in item.pieces:
-                if isinstance(piece, ValueError):
+                if isinstance(piece, Exception):
                     raise piece
+            if item.member is not None:
+                item = _from_movie(name, item, window)
+            coded = [piece for piece in item.pieces if isinstance(piece, bytes)]
+            if coded:
+                decoded = iter(decoder.decode(codec_of(module, item.facts), coded))
+                item.pieces[:] = [next(decoded) if isinstance(piece, bytes) else piece for piece in item.pieces]
             view[name] = module.tensor(module.assemble(item.pieces, item.facts), window)
-        except ValueError as error:
+        except (ValueError, Rejected) as error:
             raise BadSampleError(entry, name, str(error)) from error
     return view
+
+
+def _from_movie(name: str, fetched: Fetched, window: Window) -> Fetched:
+    """The frames that the window shows, out of the movie that was fetched."""
+    assert fetched.member is not None
+    assert fetched.member.movie is not None
+    taken = _taken(name, fetched.pieces[0], fetched.member.column, fetched.member.movie, window)
+    assert taken is not None, "a movie has frames"
+    return taken
 
 
 def _taken(name: str, movie: bytes, column: Mapping[str, Any], clip: Clip, window: Window) -> Fetched | None:
@@ -198,9 +312,9 @@ def _taken(name: str, movie: bytes, column: Mapping[str, Any], clip: Clip, windo
         if sound is None:
             return None
         facts = {"num_samples": len(sound.samples), "sample_rate_hz": sound.sample_rate_hz}
-        return Fetched(facts, [sound.samples], decoded=True)
+        return Fetched(facts, [sound.samples])
     frames = frames_in(movie, part_facts(column), clip, load("frames").Config(), window)
-    return Fetched({"pts_ns": frames.pts_ns.tolist()}, list(frames.rgb), decoded=True)
+    return Fetched({"pts_ns": frames.pts_ns.tolist()}, list(frames.rgb))
 
 
 def _read_pieces(
