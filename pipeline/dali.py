@@ -262,7 +262,7 @@ def _pictures(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """Pictures of equal size, one a frame -> (n, 3, px, px) in [-1, 1], one box of all of them."""
     fn, _, types = _operators()
     count, px = shape
-    box = given("start", "FLOAT", 1), given("end", "FLOAT", 1)
+    box = given("start", "INT32", 1), given("end", "INT32", 1)
     padding = {"device_memory_padding": _PADDING, "host_memory_padding": _PADDING, "affine": False} if gpu else {}
     frames = [
         _boxed(
@@ -285,7 +285,7 @@ def _movie(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
     """A movie's pictures of given numbers -> (n, 3, px, px) in [-1, 1], as made by BT.601."""
     fn, _, _ = _operators()
     px = shape[1]
-    box = given("start", "FLOAT", 1), given("end", "FLOAT", 1)
+    box = given("start", "INT32", 1), given("end", "INT32", 1)
     affine = {"affine": False} if gpu else {}
     frames = fn.decoders.video(
         given("raw", "UINT8", 1), device="mixed" if gpu else "cpu", frames=given("frames", "INT32", 1), **affine
@@ -294,11 +294,13 @@ def _movie(given: Given, shape: tuple[int, ...], gpu: bool) -> list[Any]:
 
 
 def _boxed(pictures: Any, box: tuple[Any, Any], px: int) -> Any:
-    """The box of each picture at px x px: triangles as wide as what they shrink, as Pillow's bilinear."""
+    """The box of each picture at px x px: triangles as wide as what they shrink, as Pillow's bilinear.
+
+    Cut first: a resize of a region looks beyond its edges.
+    """
     fn, _, types = _operators()
-    return fn.resize(
-        pictures, size=[px, px], roi_start=box[0], roi_end=box[1], interp_type=types.INTERP_LINEAR, antialias=True
-    )
+    cut = fn.slice(pictures, start=box[0], end=box[1], axis_names="HW")
+    return fn.resize(cut, size=[px, px], interp_type=types.INTERP_LINEAR, antialias=True)
 
 
 def _normalised(pictures: Any, given: Given) -> Any:

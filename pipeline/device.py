@@ -114,8 +114,8 @@ def _box(size: tuple[int, int], window: Window) -> dict[str, np.ndarray]:
     view = geometry.view_of(window)
     left, top, right, bottom = view.box(*size)
     return {
-        "start": np.array([top, left], np.float32),
-        "end": np.array([bottom, right], np.float32),
+        "start": np.array([top, left], np.int32),
+        "end": np.array([bottom, right], np.int32),
         "mirror": np.array(view.flip, np.int32),
     }
 
