@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from omniloom.modalities import codecs, load
+from omniloom.modalities import codecs, frames, load
 from omniloom.modalities.base import Frames, Window
 
 Layout = Literal["h264", "ours"]
@@ -97,7 +97,7 @@ def _pictures(data: bytes, facts: Mapping[str, Any], window: Window, video: Vide
     """float32 (num_frames, 3, px, px) in [-1, 1]: decodes no further than the last picture that is shown."""
     chosen = [int(index) for index in window.choose(len(facts["pts_ns"]))]
     rgb = _by_pyav(data, chosen) if video == "pyav" else _by_torchcodec(data, chosen)
-    return load("frames").tensor(Frames(rgb, np.array(facts["pts_ns"])[chosen]), window)
+    return frames.tensor(Frames(rgb, np.array(facts["pts_ns"])[chosen]), window)
 
 
 def _by_pyav(data: bytes, chosen: Sequence[int]) -> np.ndarray:

@@ -227,7 +227,7 @@ def _in_memory(data: bytes) -> Iterator[int | io.BytesIO]:
     if not hasattr(os, "memfd_create"):
         yield io.BytesIO(data)
         return
-    with os.fdopen(os.memfd_create("sound"), "wb+", buffering=0) as file:
+    with os.fdopen(os.memfd_create("sound"), "wb+") as file:
         file.write(data)
         file.seek(0)
         yield file.fileno()
