@@ -91,7 +91,7 @@ def child(corpus: str, case: str) -> dict[str, Any]:
     """Starts one loader, lets it seek, and says what that took."""
     rng = random.Random(0)
     before_mb, began, cpu_s = most_mb(os.getpid()), time.perf_counter(), time.process_time()
-    options = {"epochs": 1, **CASES[case]}
+    options: dict[str, Any] = {"epochs": 1, **CASES[case]}
     opened = open_corpus(corpus)
     loader = Loader(opened, ("frames", "audio", "caption", "depth"), BATCH, workers=2, **options)
     start_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
