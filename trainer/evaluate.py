@@ -129,14 +129,14 @@ def score(
     }
     for names in found:
         letters = _letters(model, names)
-        similar_NN = encoded.features @ model.pool(encoded.context, names).T
+        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
         ranks_N = ranks(similar_NN, same_NN)
         report["ci95"][f"t->{letters}"] = confidence(ranks_N, seed)
         if len(names) > 1:
             report["swaps"][f"t->{letters}"] = _swaps(model, encoded, names, same_NN)
     for names in _contexts(tasks, "matching"):
         letters = _letters(model, names)
-        similar_NN = encoded.features @ model.pool(encoded.context, names).T
+        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
         for name, forward in ((f"t->{letters}", True), (f"{letters}->t", False)):
             ranks_N = rerank(model, encoded, names, similar_NN, same_NN, rerank_top, text_asks=forward)
             report["reranked"][name] = summary(ranks_N)
@@ -162,12 +162,12 @@ def encode(model: MiCo, batch: Batch) -> Encoded:
 
 @torch.no_grad()
 def retrieval(model: MiCo, encoded: Encoded, contexts: Iterable[Sequence[str]]) -> dict[str, Metrics]:
-    """{"t->va": metrics, "va->t": metrics, ...} by cosine similarity."""
+    """{"t->va": metrics, "va->t": metrics, ...} by the model's similarity."""
     same_NN = _same(encoded)
     found: dict[str, Metrics] = {}
     for names in contexts:
         letters = _letters(model, names)
-        similar_NN = encoded.features @ model.pool(encoded.context, names).T
+        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
         found[f"t->{letters}"] = summary(ranks(similar_NN, same_NN))
         found[f"{letters}->t"] = summary(ranks(similar_NN.T, same_NN))
     return found
@@ -255,9 +255,7 @@ def write_captions(model: MiCo, encoded: Encoded, names: Sequence[str]) -> list[
     """The most likely caption of each clip, word by word."""
     written: list[str] = []
     for rows in torch.arange(len(encoded.keys), device=encoded.features.device).split(_ROWS // 4):
-        seen = model.context.select(encoded.context.rows(rows), names)
-        ids = model.text.greedy(*seen, model.config.caption_tokens)
-        written += [model.tokenizer.decode(row) for row in ids.tolist()]
+        written += model.write_captions(encoded.context.rows(rows), names)
     return written
 
 
@@ -283,7 +281,7 @@ def _swaps(model: MiCo, encoded: Encoded, names: Sequence[str], same_NN: Tensor)
     for name in names:
         if name in encoded.context.tokens:
             swapped = encoded.context.exchange(name, other)
-            similar_NN = encoded.features @ model.pool(swapped, names).T
+            similar_NN = model.similar(encoded.features, model.vectors(swapped, names))
             found[_letters(model, [name])] = summary(ranks(similar_NN, same_NN))["r1"]
     return found
 

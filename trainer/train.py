@@ -23,7 +23,7 @@ from omniloom.trainer.checkpoint import load_checkpoint, newest_checkpoint, save
 from omniloom.trainer.mico import MiCo, MiCoConfig
 from omniloom.trainer.objectives import Objective, ObjectiveConfig, tasks_of_step
 from omniloom.trainer.optim import OptimConfig, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from omniloom.trainer.tasks import parse_tasks
+from omniloom.trainer.tasks import QUESTIONS, parse_tasks
 from omniloom.trainer.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def train(
     config, run = recipe.train, Path(run)
     corpus = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
     rank, world_size = join_ranks()
-    needed = [*recipe.model.modalities, recipe.model.text]
+    needed = [*recipe.model.modalities, *text_modalities(recipe)]
     if missing := [name for name in needed if short_name(name) not in map(short_name, corpus.modalities)]:
         raise ValueError(
             f"{corpus.path} lacks {', '.join(missing)}: generate them, or set model.modalities to a subset of"
@@ -294,9 +294,16 @@ def prepare_run(recipe: TrainRecipe, run: Path) -> None:
 _MAY_CHANGE = {f"train.{name}" for name in ("steps", "checkpoint_every", "keep_checkpoints", "log_every", "device")}
 
 
+def text_modalities(recipe: TrainRecipe) -> list[str]:
+    """What the tasks learn to say: captions, answers to questions, or both."""
+    tasks = parse_tasks(recipe.train.tasks, (*recipe.model.modalities, recipe.model.text))
+    return list(dict.fromkeys(QUESTIONS if task.objective == "answer" else recipe.model.text for task in tasks))
+
+
 def corpus_texts(recipe: TrainRecipe, corpus: Corpus) -> list[str]:
     """The texts a tokenizer learns from: captions and transcripts of the training split, several views of each."""
-    names = [recipe.model.text, *(name for name in recipe.model.modalities if load(name).stem.kind == "text")]
+    said = [name for name in recipe.model.modalities if load(name).stem.kind == "text"]
+    names = [*text_modalities(recipe), *said]
     texts: set[str] = set()
     seen = 0
     for sample in corpus.samples():
