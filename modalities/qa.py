@@ -46,7 +46,7 @@ class Questions:
 
 suffix = "qa.json"
 codec: Codec = "json"
-letter = ""  # it is no context: task strings name what a question is about
+letter = "q"
 needs: tuple[str, ...] = ()
 facts: Mapping[str, FactType] = {"num_pairs": "int64"}
 stem = Stem("text")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from omniloom.modalities import load, short_name
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.card import write_card
+from omniloom.trainer.checkpoint import newest_checkpoint
 from omniloom.trainer.cider import cider
 from omniloom.trainer.context import Context
 from omniloom.trainer.losses import digest
@@ -58,7 +61,7 @@ def evaluate(
     workers: int = 2,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores the newest checkpoint of a run on a split ("all": everything) of a corpus.
+    """Scores the newest checkpoint of a run on a split ("all": everything) of a corpus, and tells its model card.
 
     controls: other runs by name, such as one trained on permuted captions; an untrained model is always one.
     Returns n, chance {r1, ...}, retrieval {"t->va": {r1, r5, r10, medr, mrr}, "va->t": ...}, reranked (the same for
@@ -108,6 +111,10 @@ def evaluate(
     report["controls"] = {}
     for name, other in others.items():
         report["controls"][name] = retrieval(other.to(device), encode_all(other), _contexts(tasks, "contrastive"))
+    folder = newest_checkpoint(run)
+    if folder is not None:
+        with suppress(OSError):  # a run that may only be read is evaluated all the same
+            write_card(folder, model, replace(model.about, figures={**model.about.figures, split: report}))
     return report
 
 

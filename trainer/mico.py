@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Window
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.card import About, name_of, origin_of, read_about, write_card
 from omniloom.trainer.context import Context, ContextBuilder
 from omniloom.trainer.encoder import Encoder
 from omniloom.trainer.similarity import SimilarityName, similarity_of
@@ -81,6 +82,8 @@ class MiCoConfig:
     """"softmax": a text's sample is chosen among all (CLIP); "sigmoid": each pair is judged by itself (SigLIP), with
     a learned bias. SigLIP begins at a temperature of .1."""
     temperature: float = 0.07
+    licence: str = ""
+    """Of the trained weights, such as "cc-by-4.0": for the model card."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
@@ -120,6 +123,8 @@ class MiCo(nn.Module):
     def __init__(self, config: MiCoConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
+        self.about = About(origin=origin_of(config))
+        """What its card says of the run."""
         self.names = tuple(short_name(name) for name in config.modalities)
         kinds = {short_name(name): load(name).stem.kind for name in config.modalities}
         self.text_names = tuple(name for name, kind in kinds.items() if kind == "text")
@@ -317,15 +322,18 @@ class MiCo(nn.Module):
         return [self.tokenizer.decode(row) for row in ids.tolist()]
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Writes model.safetensors, model.json and tokenizer.json into the folder, which is made."""
+        """Writes model.safetensors, model.json, tokenizer.json and a model card into the folder, which is made."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, str(folder / "model.safetensors"))
-        (folder / "model.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        # Where the backbone's weights lay is nobody's business, and they are in the file.
+        settings = asdict(self.config) | {"backbone_weights": name_of(self.config.backbone_weights)}
+        (folder / "model.json").write_text(json.dumps(settings, indent=1) + "\n")
         (folder / "tokenizer.json").write_text(self.tokenizer.to_json())
+        write_card(folder, self, self.about)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> MiCo:
@@ -343,11 +351,11 @@ class MiCo(nn.Module):
         if not (folder / "model.json").exists():
             raise FileNotFoundError(f"no model in {folder}: give a training run or a folder with model.safetensors")
         settings: dict[str, Any] = json.loads((folder / "model.json").read_text())
-        settings |= {"backbone_pretrained": False, "backbone_weights": ""}
         # The weights are in the file: a backbone is only built, never fetched again.
-        config = MiCoConfig(**settings)
+        config = MiCoConfig(**settings | {"backbone_pretrained": False, "backbone_weights": ""})
         model = cls(config, Tokenizer.from_json((folder / "tokenizer.json").read_text()))
         model.load_state_dict(load_file(str(folder / "model.safetensors")))
+        model.about = read_about(folder)
         return model.eval()
 
     def _key(self, names: Sequence[str]) -> str:

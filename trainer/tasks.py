@@ -2,7 +2,8 @@
 
 `ret%tva%tv_cap%tva` reads: retrieve text with video + audio and with video alone, and caption from video + audio;
 `qa%tva`: answer questions about video + audio.
-Letters belong to the modalities themselves: t caption, v frames, a audio, s transcript, d depth, n normal, p points.
+Letters belong to the modalities themselves: t caption, v frames, a audio, s transcript, d depth, n normal, p points,
+q questions.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ def parse_tasks(text: str, modalities: Sequence[str] | None = None) -> tuple[Tas
         if not subsets:
             raise ValueError(f"task {part!r} names no modalities: add them after %, {_EXAMPLE}")
         contexts = tuple(_context(subset, part, modalities) for subset in subsets)
+        if head == "qa" and any(QUESTIONS in context for context in contexts):
+            raise ValueError(f"{part!r} would answer from the answers: name what the questions are about, e.g. qa%tva")
         if len(set(contexts)) != len(contexts):
             raise ValueError(f"task {part!r} names the same modalities twice: remove one")
         tasks += [Task(objective, contexts) for objective in _HEADS[head]]

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Window, read
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.card import name_of
 from omniloom.trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from omniloom.trainer.mico import MiCo, MiCoConfig
 from omniloom.trainer.objectives import Objective, ObjectiveConfig, tasks_of_step
@@ -140,6 +141,8 @@ def train(
         # A core for the decoding threads: where all are torch's, each of its parallel sections waits for the slowest.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - min(workers, 1)))
     model = make_model(recipe, Tokenizer.from_json((run / "tokenizer.json").read_text()))
+    run_facts = {"tasks": config.tasks, "data": name_of(corpus.path), "steps": config.steps}
+    model.about = replace(model.about, **run_facts, batch_size=config.batch_size * world_size)
     loader = Loader(
         corpus,
         needed,
