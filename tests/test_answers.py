@@ -13,10 +13,13 @@ import torch
 from omniloom.modalities import Clip, Rejected, qa
 from omniloom.modalities.base import Footage, Window
 from omniloom.pipeline.batch import Batch
+from omniloom.pipeline.loader import Loader
 from omniloom.trainer.mico import MiCo
 from omniloom.trainer.objectives import Objective, ObjectiveConfig
 from omniloom.trainer.tasks import Task, parse_tasks
 from omniloom.trainer.text import MASK, PAD, SEP, Tokenizer, Tokens
+from omniloom.trainer.train import TrainConfig, TrainRecipe, train
+from tests.shards import make_corpus
 from tests.toys import SMALL, World, make_world
 
 torch.set_num_threads(1)
@@ -131,6 +134,24 @@ def test_samples_without_a_question_or_without_what_it_is_about_teach_nothing(mo
     assert loss(other) != loss(batch)
     with pytest.raises(ValueError, match="remove qa from"):
         objective(world.batch(range(2)), tasks, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_corpus_of_questions_trains_a_model_that_answers(permute: bool, tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", units=1, per_unit=10, modalities=("frames", "qa"))
+    recipe = TrainRecipe(
+        replace(SMALL, modalities=("frames",)),
+        TrainConfig(steps=2, batch_size=4, tasks="qa%tv", device="cpu", permute_captions=permute),
+    )
+    report = train(recipe, corpus, tmp_path / "run", workers=0)
+    assert report.steps == 2
+    assert np.isfinite(report.loss)
+    model = MiCo.from_pretrained(tmp_path / "run")
+    assert "many" in model.tokenizer.to_json()  # it learned its words from the questions
+    batch = next(iter(Loader(corpus, ("frames", "qa"), 4, window=SMALL.window(train=False), train=False)))
+    questions = [qa.split(text)[0] for text in batch.texts["qa"]]
+    assert questions == ["how many balls roll past?"] * 4
+    assert len(model.answer(batch, questions)) == 4
 
 
 # --- the modality -----------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     tasks: str = "ret%tva%tvadnp%tv%ta_cap%tva"
     permute_captions: bool = False
-    """The control of an experiment: every clip learns another clip's captions."""
+    """The control of an experiment: every clip learns another clip's captions, and answers where there are any."""
     split: str = "train"
     """"" trains on every sample."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -154,7 +154,7 @@ def train(
         window=recipe.model.window(train=True),
         train=True,
         split=config.split or None,
-        permute=(short_name(recipe.model.text),) if config.permute_captions else (),
+        permute=tuple(map(short_name, text_modalities(recipe))) if config.permute_captions else (),
     )
     return fit(model, config, loader, run, on_step)
 
