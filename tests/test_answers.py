@@ -14,6 +14,7 @@ from omniloom.modalities import Clip, Rejected, qa
 from omniloom.modalities.base import Footage, Window
 from omniloom.pipeline.batch import Batch
 from omniloom.pipeline.loader import Loader
+from omniloom.trainer.evaluate import answer_accuracy, evaluate
 from omniloom.trainer.mico import MiCo
 from omniloom.trainer.objectives import Objective, ObjectiveConfig
 from omniloom.trainer.tasks import Task, parse_tasks
@@ -110,6 +111,17 @@ def test_a_model_learns_to_answer(model: MiCo, world: World) -> None:
             for row, given in enumerate(model.answer(world.batch(range(16)), [question] * 16, "va", beams))
         ]
         assert np.mean(right) > 0.9
+    asking = _asking(world, 7)
+    asking.present["qa"][3:6] = False
+    found = answer_accuracy(model, [asking, asking], ("frames", "audio"))
+    by_hand = model.answer(asking, [qa.split(text)[0] for text in asking.texts["qa"]], "va")
+    hits = [text.endswith(f"\n{said}") for text, said in zip(asking.texts["qa"], by_hand, strict=True)]
+    yes = [text.endswith("yes") for text in asking.texts["qa"]]
+    kept = [0, 1, 2, *range(6, 16)]
+    assert found["n"] == 26
+    assert found["accuracy"] == pytest.approx(np.mean([hits[row] for row in kept]))
+    often = float(np.mean([yes[row] for row in kept]))
+    assert found["commonest"] == pytest.approx(max(often, 1 - often))
     with pytest.raises(ValueError, match="one question about each"):
         model.answer(world.batch(range(3)), QUESTIONS)
 
@@ -152,6 +164,24 @@ def test_a_corpus_of_questions_trains_a_model_that_answers(permute: bool, tmp_pa
     questions = [qa.split(text)[0] for text in batch.texts["qa"]]
     assert questions == ["how many balls roll past?"] * 4
     assert len(model.answer(batch, questions)) == 4
+
+
+def test_answers_are_evaluated_with_all_else_and_told_in_the_card(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", units=1, per_unit=15, modalities=("frames", "caption", "qa"))
+    recipe = TrainRecipe(
+        replace(SMALL, modalities=("frames",)), TrainConfig(steps=1, batch_size=4, tasks="con%tv_qa%tv", device="cpu")
+    )
+    train(recipe, corpus, tmp_path / "run", workers=0)
+    report = evaluate(tmp_path / "run", corpus, split="all", workers=0)
+    assert report["answers"]["v"]["n"] == 15
+    assert 0 <= report["answers"]["v"]["accuracy"] <= 1
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    card = (checkpoint / "README.md").read_text()
+    assert "| corpus | corpus |" in card
+    assert "Split `all`, 15 clips" in card
+    assert "Answers from v: " in card
+    assert str(tmp_path) not in card
+    assert MiCo.from_pretrained(tmp_path / "run").about.figures["all"]["n"] == 15
 
 
 # --- the modality -----------------------------------------------------------------------------------------------

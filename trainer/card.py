@@ -125,6 +125,11 @@ def _figures(split: str, report: Mapping[str, Any]) -> str:
         " than without."
         for what, found in report.get("caption", {}).items()
     ]
+    lines += [
+        f"\nAnswers from {what}: {100 * found['accuracy']:.1f} % of {found['n']:.0f} in the right words; the commonest"
+        f" answer is right for {100 * found['commonest']:.1f} %."
+        for what, found in report.get("answers", {}).items()
+    ]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ Shapes: N clips with a caption, L context tokens, C contrastive width.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniloom.modalities import load, short_name
+from omniloom.modalities.qa import split as split_question
 from omniloom.pipeline.batch import Batch
 from omniloom.trainer.card import write_card
 from omniloom.trainer.checkpoint import newest_checkpoint
@@ -24,7 +26,7 @@ from omniloom.trainer.cider import cider
 from omniloom.trainer.context import Context
 from omniloom.trainer.losses import digest
 from omniloom.trainer.mico import MiCo
-from omniloom.trainer.tasks import Task, parse_tasks
+from omniloom.trainer.tasks import QUESTIONS, Task, parse_tasks
 from omniloom.trainer.text import Tokens
 from omniloom.trainer.train import pick_device
 
@@ -66,9 +68,9 @@ def evaluate(
     controls: other runs by name, such as one trained on permuted captions; an untrained model is always one.
     Returns n, chance {r1, ...}, retrieval {"t->va": {r1, r5, r10, medr, mrr}, "va->t": ...}, reranked (the same for
     the contexts that matching was trained on), ci95 {"t->va": [low, high]} of r1, matching {"va": {auc}}, caption
-    {"va": {cider, nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}} and controls {name:
-    {"t->va": {...}}}. Recalls are shares in [0, 1]; clips with equal captions answer for each other. Raises
-    ValueError if fewer than two clips of the split have captions.
+    {"va": {cider, nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}}, answers {"va": {n,
+    accuracy, commonest}} and controls {name: {"t->va": {...}}}. Recalls are shares in [0, 1]; clips with equal
+    captions answer for each other. Raises ValueError if fewer than two clips of the split have captions.
     """
     from omniloom.pipeline.corpus import open_corpus
     from omniloom.pipeline.loader import Loader
@@ -108,6 +110,12 @@ def evaluate(
         return _join(parts)
 
     report = score(model.to(device), encode_all(model), tasks, rerank_top=rerank_top, seed=seed)
+    report["answers"] = {}
+    for names in _contexts(tasks, "answer"):
+        asked = [*needed, QUESTIONS]
+        window = model.config.window(train=False)
+        loader = Loader(corpus, asked, batch_size, workers=workers, window=window, train=False, split=chosen)
+        report["answers"][_letters(model, names)] = answer_accuracy(model, loader, names)
     report["controls"] = {}
     for name, other in others.items():
         report["controls"][name] = retrieval(other.to(device), encode_all(other), _contexts(tasks, "contrastive"))
@@ -279,6 +287,28 @@ def caption_gain(model: MiCo, encoded: Encoded, names: Sequence[str]) -> Metrics
     words = float(encoded.tokens.mask[:, 1:].sum())
     means = {name: value / words for name, value in sums.items()}
     return {**means, "dnll": means["nll_blank"] - means["nll"]}
+
+
+def answer_accuracy(model: MiCo, batches: Iterable[Batch], names: Sequence[str]) -> Metrics:
+    """Share of questions answered in the right words, case aside, of one question a clip; 0 of none.
+
+    "commonest" is what saying the commonest right answer each time would score: what the question alone is worth.
+    """
+    right: list[str] = []
+    given: list[str] = []
+    letters = _letters(model, names)
+    for batch in batches:
+        pairs = [split_question(text) for text in batch.texts[QUESTIONS]]
+        rows = [row for row, there in enumerate(batch.present[QUESTIONS].tolist()) if there]
+        answers = model.answer(batch, [question for question, _ in pairs], letters)
+        # Both as the tokenizer writes them: "it's" comes back as "it ' s".
+        wanted = model.tokenize_answers([answer for _, answer in pairs]).ids.tolist()
+        right += [model.tokenizer.decode(wanted[row]) for row in rows]
+        given += [answers[row] for row in rows]
+    hits = sum(one == other for one, other in zip(right, given, strict=True))
+    commonest = max(Counter(right).values(), default=0)
+    count = max(len(right), 1)
+    return {"n": float(len(right)), "accuracy": hits / count, "commonest": commonest / count}
 
 
 def _swaps(model: MiCo, encoded: Encoded, names: Sequence[str], same_NN: Tensor) -> Metrics:

@@ -352,7 +352,8 @@ class MiCo(nn.Module):
             raise FileNotFoundError(f"no model in {folder}: give a training run or a folder with model.safetensors")
         settings: dict[str, Any] = json.loads((folder / "model.json").read_text())
         # The weights are in the file: a backbone is only built, never fetched again.
-        config = MiCoConfig(**settings | {"backbone_pretrained": False, "backbone_weights": ""})
+        settings |= {"backbone_pretrained": False, "backbone_weights": ""}
+        config = MiCoConfig(**settings)
         model = cls(config, Tokenizer.from_json((folder / "tokenizer.json").read_text()))
         model.load_state_dict(load_file(str(folder / "model.safetensors")))
         model.about = read_about(folder)
