@@ -12,7 +12,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from omniloom.trainer.losses import Identity, digest, hard_negatives, info_nce, mask_caption, matching_loss
+from omniloom.trainer.losses import (
+    Identity,
+    digest,
+    hard_negatives,
+    info_nce,
+    mask_caption,
+    matching_loss,
+    sigmoid_loss,
+)
+from omniloom.trainer.similarity import area_similarity, volume_similarity
 from omniloom.trainer.text import CLS, MASK, PAD, SEP, Tokens
 
 torch.set_num_threads(1)
@@ -132,7 +141,18 @@ def _toy_loss(model: torch.nn.Module, inputs: torch.Tensor, valid: torch.Tensor,
     features = model(inputs)
     texts, contexts = F.normalize(features[:, :5], dim=-1), F.normalize(features[:, 5:], dim=-1)
     matching = matching_loss(features[:, :2], valid, valid)
-    return info_nce(texts, contexts, torch.tensor(5.0), valid, identity) + matching
+    # Samples of two vectors each, one of which some lack.
+    there = torch.tensor([[name not in {"1", "6"}, name != "4"] for name in names])
+    several = F.normalize(features[:, 2:].unflatten(1, (2, 4)), dim=-1) * there[..., None]
+    short, scale, bias = F.normalize(features[:, :4], dim=-1), torch.tensor(5.0), torch.tensor(-2.0)
+    return (
+        info_nce(texts, contexts, scale, valid, identity)
+        + info_nce(short, several, scale, valid, identity, similarity=volume_similarity)
+        + info_nce(short, several, scale, valid, identity, similarity=area_similarity)
+        + sigmoid_loss(short, several, scale, bias, valid, identity, volume_similarity)
+        + sigmoid_loss(texts, contexts, scale, bias, valid, identity)
+        + matching
+    )
 
 
 def test_gradients_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:

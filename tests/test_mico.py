@@ -162,7 +162,7 @@ def test_a_saved_model_is_the_loaded_model(model: MiCo, world: World, tmp_path: 
     batch = world.batch(range(3))
     assert torch.equal(again.embed(batch, "vad"), model.embed(batch, "vad"))
     assert again.caption(batch, "va") == model.caption(batch, "va")
-    assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".safetensors", ".json"}
+    assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".safetensors", ".json", ".md"}
     with pytest.raises(FileNotFoundError, match="no model in"):
         MiCo.from_pretrained(tmp_path / "nothing")
 

@@ -27,6 +27,7 @@ def test_letters_come_from_the_modalities_themselves() -> None:
         "d": "depth",
         "n": "normal",
         "p": "points",
+        "q": "qa",
     }
     assert parse_context("dv") == ("depth", "frames")
 
@@ -50,3 +51,8 @@ def test_letters_come_from_the_modalities_themselves() -> None:
 def test_a_wrong_task_string_is_refused_with_the_repair(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_tasks(text, KNOWN)
+
+
+def test_questions_are_not_answered_from_their_answers() -> None:
+    with pytest.raises(ValueError, match="from the answers"):
+        parse_tasks("qa%tvq")

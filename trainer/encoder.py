@@ -6,14 +6,13 @@ Shapes: B samples, N images of all kinds together, P tokens of an image, W the t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from omniloom.modalities import load, short_name
-from omniloom.modalities.models._torchvision import mend_torchvision
+from omniloom.trainer.backbone import build_vit
 from omniloom.trainer.stems import MelImages, PatchStem, PointStem
 
 if TYPE_CHECKING:
@@ -22,38 +21,6 @@ if TYPE_CHECKING:
 
 _SHORT_SIDE = 6
 """Patches along an image up to which the fused attention kernel does not pay."""
-
-
-def build_vit(config: MiCoConfig) -> Any:
-    """A VisionTransformer of timm: by name with `backbone` (hub weights or a local file), else of the given size.
-
-    Raises ValueError for backbones of another class.
-    """
-    mend_torchvision()  # timm imports it
-    timm: Any = import_module("timm")
-    kind = timm.models.vision_transformer.VisionTransformer
-    if not config.backbone:
-        return kind(
-            img_size=config.image_px,
-            patch_size=config.patch_px,
-            embed_dim=config.vit_width,
-            depth=config.vit_depth,
-            num_heads=config.vit_heads,
-            mlp_ratio=config.mlp_ratio,
-            num_classes=0,
-            global_pool="",
-        )
-    local = {"file": config.backbone_weights} if config.backbone_weights else None
-    vit = timm.create_model(
-        config.backbone,
-        pretrained=config.backbone_pretrained or local is not None,
-        pretrained_cfg_overlay=local,
-        img_size=config.image_px,
-        num_classes=0,
-    )
-    if not isinstance(vit, kind):
-        raise ValueError(f"backbone {config.backbone!r} is a {type(vit).__name__}: choose one of timm's vit_* models")
-    return vit
 
 
 class Encoder(nn.Module):
@@ -90,31 +57,32 @@ class Encoder(nn.Module):
     def forward(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features (B_m, n, 1 + P, W) of each modality given, [CLS] first; B_m may differ between modalities."""
         ready: dict[str, Tensor] = {}
+        turns: dict[str, Tensor | None] = {}
         counts: dict[str, tuple[int, int]] = {}
         for name, array in arrays.items():
-            tokens, counts[name] = self._tokens(name, array)
-            ready[name] = tokens
+            ready[name], turns[name], counts[name] = self._tokens(name, array)
         out: dict[str, Tensor] = {}
-        # Kinds with equally many tokens share one pass: larger matrices, fewer of them.
-        for length in {tokens.shape[1] for tokens in ready.values()}:
-            group = {name: tokens for name, tokens in ready.items() if tokens.shape[1] == length}
-            features = self._blocks(torch.cat(list(group.values())))
+        # Kinds with equally many tokens share one pass: larger matrices, fewer of them. Points are turned by no place.
+        for kind in dict.fromkeys((tokens.shape[1], turns[name] is None) for name, tokens in ready.items()):
+            group = {name: each for name, each in ready.items() if (each.shape[1], turns[name] is None) == kind}
+            features = self._blocks(torch.cat(list(group.values())), turns[next(iter(group))])
             for name, part in zip(group, features.split([len(tokens) for tokens in group.values()]), strict=True):
                 batch, each = counts[name]
                 out[name] = part.reshape(batch, each, *part.shape[1:])
         return {name: out[name] for name in arrays}
 
-    def _tokens(self, name: str, array: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (N, 1 + P, W) with positions and [CLS], and (samples, images of each)."""
+    def _tokens(self, name: str, array: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """Tokens (N, 1 + P, W) with positions and [CLS], rotary positions if any, and (samples, images of each)."""
         kind = self.kinds[name].kind
         if kind == "points":
             tokens = self.stems[name](array)
             prefix = self.vit.cls_token
-            if not self.vit.no_embed_class:
+            if self.vit.pos_embed is not None and not self.vit.no_embed_class:
                 prefix = prefix + self.vit.pos_embed[:, :1]
             if self.vit.reg_token is not None:
                 prefix = torch.cat([prefix, self.vit.reg_token], 1)
-            return torch.cat([prefix.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1), (len(array), 1)
+            tokens = torch.cat([prefix.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1)
+            return tokens, None, (len(array), 1)
         if kind == "mel":
             assert self.mel is not None
             array = self.mel(array)
@@ -123,10 +91,15 @@ class Encoder(nn.Module):
             patches = self.stems[name](images)
         else:
             patches = self.vit.patch_embed(_as_rgb(images))
-        return self.vit._pos_embed(patches), (array.shape[0], array.shape[1])
+        placed = self.vit._pos_embed(patches)
+        placed, turn = placed if isinstance(placed, tuple) else (placed, None)  # Eva turns queries and keys too
+        return placed, turn, (array.shape[0], array.shape[1])
 
-    def _blocks(self, x_NPW: Tensor) -> Tensor:
-        x_NPW = self.vit.norm(self.vit.blocks(self.vit.norm_pre(x_NPW)))
+    def _blocks(self, x_NPW: Tensor, turn: Tensor | None) -> Tensor:
+        x_NPW = self.vit.norm_pre(x_NPW)
+        for block in self.vit.blocks:
+            x_NPW = block(x_NPW) if turn is None else block(x_NPW, rope=turn)
+        x_NPW = self.vit.norm(x_NPW)
         extra = self.vit.num_prefix_tokens - 1  # registers carry nothing for later layers
         return torch.cat([x_NPW[:, :1], x_NPW[:, 1 + extra :]], 1) if extra else x_NPW
 

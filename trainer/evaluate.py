@@ -6,8 +6,10 @@ Shapes: N clips with a caption, L context tokens, C contrastive width.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniloom.modalities import load, short_name
+from omniloom.modalities.qa import split as split_question
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.card import write_card
+from omniloom.trainer.checkpoint import newest_checkpoint
 from omniloom.trainer.cider import cider
 from omniloom.trainer.context import Context
 from omniloom.trainer.losses import digest
 from omniloom.trainer.mico import MiCo
-from omniloom.trainer.tasks import Task, parse_tasks
+from omniloom.trainer.tasks import QUESTIONS, Task, parse_tasks
 from omniloom.trainer.text import Tokens
 from omniloom.trainer.train import pick_device
 
@@ -58,14 +63,14 @@ def evaluate(
     workers: int = 2,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores the newest checkpoint of a run on a split ("all": everything) of a corpus.
+    """Scores the newest checkpoint of a run on a split ("all": everything) of a corpus, and tells its model card.
 
     controls: other runs by name, such as one trained on permuted captions; an untrained model is always one.
     Returns n, chance {r1, ...}, retrieval {"t->va": {r1, r5, r10, medr, mrr}, "va->t": ...}, reranked (the same for
     the contexts that matching was trained on), ci95 {"t->va": [low, high]} of r1, matching {"va": {auc}}, caption
-    {"va": {cider, nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}} and controls {name:
-    {"t->va": {...}}}. Recalls are shares in [0, 1]; clips with equal captions answer for each other. Raises
-    ValueError if fewer than two clips of the split have captions.
+    {"va": {cider, nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}}, answers {"va": {n,
+    accuracy, commonest}} and controls {name: {"t->va": {...}}}. Recalls are shares in [0, 1]; clips with equal
+    captions answer for each other. Raises ValueError if fewer than two clips of the split have captions.
     """
     from omniloom.pipeline.corpus import open_corpus
     from omniloom.pipeline.loader import Loader
@@ -105,9 +110,19 @@ def evaluate(
         return _join(parts)
 
     report = score(model.to(device), encode_all(model), tasks, rerank_top=rerank_top, seed=seed)
+    report["answers"] = {}
+    for names in _contexts(tasks, "answer"):
+        asked = [*needed, QUESTIONS]
+        window = model.config.window(train=False)
+        loader = Loader(corpus, asked, batch_size, workers=workers, window=window, train=False, split=chosen)
+        report["answers"][_letters(model, names)] = answer_accuracy(model, loader, names)
     report["controls"] = {}
     for name, other in others.items():
         report["controls"][name] = retrieval(other.to(device), encode_all(other), _contexts(tasks, "contrastive"))
+    folder = newest_checkpoint(run)
+    if folder is not None:
+        with suppress(OSError):  # a run that may only be read is evaluated all the same
+            write_card(folder, model, replace(model.about, figures={**model.about.figures, split: report}))
     return report
 
 
@@ -129,14 +144,14 @@ def score(
     }
     for names in found:
         letters = _letters(model, names)
-        similar_NN = encoded.features @ model.pool(encoded.context, names).T
+        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
         ranks_N = ranks(similar_NN, same_NN)
         report["ci95"][f"t->{letters}"] = confidence(ranks_N, seed)
         if len(names) > 1:
             report["swaps"][f"t->{letters}"] = _swaps(model, encoded, names, same_NN)
     for names in _contexts(tasks, "matching"):
         letters = _letters(model, names)
-        similar_NN = encoded.features @ model.pool(encoded.context, names).T
+        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
         for name, forward in ((f"t->{letters}", True), (f"{letters}->t", False)):
             ranks_N = rerank(model, encoded, names, similar_NN, same_NN, rerank_top, text_asks=forward)
             report["reranked"][name] = summary(ranks_N)
@@ -162,12 +177,12 @@ def encode(model: MiCo, batch: Batch) -> Encoded:
 
 @torch.no_grad()
 def retrieval(model: MiCo, encoded: Encoded, contexts: Iterable[Sequence[str]]) -> dict[str, Metrics]:
-    """{"t->va": metrics, "va->t": metrics, ...} by cosine similarity."""
+    """{"t->va": metrics, "va->t": metrics, ...} by the model's similarity."""
     same_NN = _same(encoded)
     found: dict[str, Metrics] = {}
     for names in contexts:
         letters = _letters(model, names)
-        similar_NN = encoded.features @ model.pool(encoded.context, names).T
+        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
         found[f"t->{letters}"] = summary(ranks(similar_NN, same_NN))
         found[f"{letters}->t"] = summary(ranks(similar_NN.T, same_NN))
     return found
@@ -255,9 +270,7 @@ def write_captions(model: MiCo, encoded: Encoded, names: Sequence[str]) -> list[
     """The most likely caption of each clip, word by word."""
     written: list[str] = []
     for rows in torch.arange(len(encoded.keys), device=encoded.features.device).split(_ROWS // 4):
-        seen = model.context.select(encoded.context.rows(rows), names)
-        ids = model.text.greedy(*seen, model.config.caption_tokens)
-        written += [model.tokenizer.decode(row) for row in ids.tolist()]
+        written += model.write_captions(encoded.context.rows(rows), names)
     return written
 
 
@@ -276,6 +289,28 @@ def caption_gain(model: MiCo, encoded: Encoded, names: Sequence[str]) -> Metrics
     return {**means, "dnll": means["nll_blank"] - means["nll"]}
 
 
+def answer_accuracy(model: MiCo, batches: Iterable[Batch], names: Sequence[str]) -> Metrics:
+    """Share of questions answered in the right words, case aside, of one question a clip; 0 of none.
+
+    "commonest" is what saying the commonest right answer each time would score: what the question alone is worth.
+    """
+    right: list[str] = []
+    given: list[str] = []
+    letters = _letters(model, names)
+    for batch in batches:
+        pairs = [split_question(text) for text in batch.texts[QUESTIONS]]
+        rows = [row for row, there in enumerate(batch.present[QUESTIONS].tolist()) if there]
+        answers = model.answer(batch, [question for question, _ in pairs], letters)
+        # Both as the tokenizer writes them: "it's" comes back as "it ' s".
+        wanted = model.tokenize_answers([answer for _, answer in pairs]).ids.tolist()
+        right += [model.tokenizer.decode(wanted[row]) for row in rows]
+        given += [answers[row] for row in rows]
+    hits = sum(one == other for one, other in zip(right, given, strict=True))
+    commonest = max(Counter(right).values(), default=0)
+    count = max(len(right), 1)
+    return {"n": float(len(right)), "accuracy": hits / count, "commonest": commonest / count}
+
+
 def _swaps(model: MiCo, encoded: Encoded, names: Sequence[str], same_NN: Tensor) -> Metrics:
     """Recall at 1 when one modality comes from another clip: it must fall if that modality is used."""
     other = torch.arange(len(same_NN), device=same_NN.device).roll(1)
@@ -283,7 +318,7 @@ def _swaps(model: MiCo, encoded: Encoded, names: Sequence[str], same_NN: Tensor)
     for name in names:
         if name in encoded.context.tokens:
             swapped = encoded.context.exchange(name, other)
-            similar_NN = encoded.features @ model.pool(swapped, names).T
+            similar_NN = model.similar(encoded.features, model.vectors(swapped, names))
             found[_letters(model, [name])] = summary(ranks(similar_NN, same_NN))["r1"]
     return found
 

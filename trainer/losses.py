@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import xxhash
 from torch import Tensor
 
+from omniloom.trainer.similarity import Similarity, at_least_float32, cosine
 from omniloom.trainer.text import CLS, MASK, Tokens
 
 
@@ -74,29 +75,64 @@ def global_mean(sum_: Tensor, count: Tensor) -> Tensor:
 
 
 def info_nce(
-    text_BC: Tensor, context_BC: Tensor, scale: Tensor, valid_B: Tensor, identity: Identity, smoothing: float = 0.1
+    text_BC: Tensor,
+    context: Tensor,
+    scale: Tensor,
+    valid_B: Tensor,
+    identity: Identity,
+    smoothing: float = 0.1,
+    similarity: Similarity = cosine,
 ) -> Tensor:
-    """1/2 [CE(context, text' / T) + CE(text, context' / T)], about ln M for unrelated unit vectors.
+    """1/2 [CE(context, text' / T) + CE(text, context' / T)], about ln M for unrelated unit vectors (CLIP, 2103.00020).
 
-    Clips of one source and equal captions are no negatives of each other; samples that are not valid are neither
-    asked nor offered. `smoothing` spreads that share of the target over the candidates offered.
+    `context` (B, C), or (B, K, C) for samples of several vectors; `scale` is 1 / T. Clips of one source and equal
+    captions are no negatives of each other; samples that are not valid are neither asked nor offered. `smoothing`
+    spreads that share of the target over the candidates offered.
     """
-    texts_MC, contexts_MC, valid_M = gather(text_BC), gather(context_BC), gather(valid_B.long()).bool()
-    batch = len(text_BC)
-    first = dist.get_rank() * batch if len(texts_MC) > batch else 0
-    own_B = torch.arange(first, first + batch, device=text_BC.device)
-    offered_BM = identity.differs(identity.gathered()) & valid_M
-    offered_BM[torch.arange(batch, device=own_B.device), own_B] = True
+    own_B, offered_BM = _candidates(valid_B, identity)
     losses = [
-        _smooth_cross_entropy(scale * query @ keys.T, own_B, offered_BM, smoothing)
-        for query, keys in ((text_BC, contexts_MC), (context_BC, texts_MC))
+        _smooth_cross_entropy(scale * similar_BM, own_B, offered_BM, smoothing)
+        for similar_BM in (similarity(text_BC, gather(context)), similarity(gather(text_BC), context).T)
     ]
     each_B = (losses[0] + losses[1]) / 2
     return global_mean((each_B * valid_B).sum(), valid_B.sum())
 
 
+def sigmoid_loss(
+    text_BC: Tensor,
+    context: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    valid_B: Tensor,
+    identity: Identity,
+    similarity: Similarity = cosine,
+) -> Tensor:
+    """Each pair judged by itself: -log sigmoid(z (scale similarity + bias)), z 1 for a text's own sample, else -1.
+
+    Summed over the samples offered to a text, mean over texts: SigLIP (2303.15343, section 3.2), whose bias begins at
+    -10 since nearly all pairs are negatives, and whose scale at 10; unrelated vectors then cost about 10. Arguments
+    and false negatives as in `info_nce`. Both directions are the same pairs, so each is counted once.
+    """
+    own_B, offered_BM = _candidates(valid_B, identity)
+    logits_BM = scale * similarity(text_BC, gather(context)) + bias
+    sign_BM = torch.full_like(logits_BM, -1).scatter(1, own_B[:, None], 1)
+    each_B = (F.softplus(-sign_BM * logits_BM) * offered_BM).sum(1)
+    return global_mean((each_B * valid_B).sum(), valid_B.sum())
+
+
+def _candidates(valid_B: Tensor, identity: Identity) -> tuple[Tensor, Tensor]:
+    """Each row's own column among those of all ranks int64 (B,), and bool (B, M) which columns it may be offered."""
+    valid_M = gather(valid_B.long()).bool()
+    batch = len(valid_B)
+    first = dist.get_rank() * batch if len(valid_M) > batch else 0
+    own_B = torch.arange(first, first + batch, device=valid_B.device)
+    offered_BM = identity.differs(identity.gathered()) & valid_M
+    offered_BM[torch.arange(batch, device=own_B.device), own_B] = True
+    return own_B, offered_BM
+
+
 def _smooth_cross_entropy(logits_BM: Tensor, target_B: Tensor, offered_BM: Tensor, smoothing: float) -> Tensor:
-    log_p_BM = logits_BM.float().masked_fill(~offered_BM, -torch.inf).log_softmax(-1)
+    log_p_BM = at_least_float32(logits_BM).masked_fill(~offered_BM, -torch.inf).log_softmax(-1)
     right_B = log_p_BM.gather(1, target_B[:, None])[:, 0]
     mean_B = log_p_BM.masked_fill(~offered_BM, 0).sum(-1) / offered_BM.sum(-1)
     return -(1 - smoothing) * right_B - smoothing * mean_B

@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Window
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.card import About, name_of, origin_of, read_about, write_card
 from omniloom.trainer.context import Context, ContextBuilder
 from omniloom.trainer.encoder import Encoder
+from omniloom.trainer.similarity import SimilarityName, similarity_of
 from omniloom.trainer.stems import SAMPLE_RATE_HZ
 from omniloom.trainer.tasks import context_letters, parse_context
-from omniloom.trainer.text import TextTransformer, Tokenizer, Tokens
+from omniloom.trainer.text import CLS, TextTransformer, Tokenizer, Tokens
+from omniloom.trainer.writing import write
 
 _LOG_MAX_SCALE = math.log(100.0)
 
@@ -66,11 +69,21 @@ class MiCoConfig:
     vocab_size: int = 2000
     caption_tokens: int = 40
     transcript_tokens: int = 70
+    answer_tokens: int = 10
+    """Of an answer to a question at most, its end included."""
     contra_dim: int = 96
     fusion: Literal["attention", "concat_linear"] = "attention"
     combinations: tuple[str, ...] = ()
     """With concat_linear: the subsets that get a head, such as ("va", "vad")."""
+    similarity: SimilarityName = "cosine"
+    """How a text and a sample are compared, in training and in search: "cosine" of the text and all that the sample
+    has fused; "volume" (GRAM) or "area" (TRIANGLE) of the text and what is seen, heard and said (`similarity.py`)."""
+    contrast: Literal["softmax", "sigmoid"] = "softmax"
+    """"softmax": a text's sample is chosen among all (CLIP); "sigmoid": each pair is judged by itself (SigLIP), with
+    a learned bias. SigLIP begins at a temperature of .1."""
     temperature: float = 0.07
+    licence: str = ""
+    """Of the trained weights, such as "cc-by-4.0": for the model card."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
@@ -80,8 +93,16 @@ class MiCoConfig:
         for name in self.modalities:
             if load(name).stem.kind == "none":
                 raise ValueError(f"modality {name!r} is not for training: remove it from model.modalities")
+        similarity_of(self.similarity)
+        if self.contrast not in {"softmax", "sigmoid"}:
+            raise ValueError(f"unknown contrast {self.contrast!r}: set model.contrast to softmax or sigmoid")
         if self.image_px % self.patch_px:
             raise ValueError(f"image_px must be a multiple of patch_px, got {self.image_px} and {self.patch_px}")
+        if not 1 <= self.answer_tokens <= max(self.caption_tokens, self.transcript_tokens) - 3:
+            raise ValueError(
+                f"answer_tokens must leave room for a question among {self.caption_tokens} caption_tokens or"
+                f" {self.transcript_tokens} transcript_tokens, got {self.answer_tokens}"
+            )
         if self.text_width % self.text_heads or (not self.backbone and self.vit_width % self.vit_heads):
             raise ValueError("widths must be multiples of their numbers of heads")
 
@@ -102,9 +123,16 @@ class MiCo(nn.Module):
     def __init__(self, config: MiCoConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
+        self.about = About(origin=origin_of(config))
+        """What its card says of the run."""
         self.names = tuple(short_name(name) for name in config.modalities)
         kinds = {short_name(name): load(name).stem.kind for name in config.modalities}
         self.text_names = tuple(name for name, kind in kinds.items() if kind == "text")
+        self.senses = tuple(
+            tuple(name for name, kind in kinds.items() if kind in together)
+            for together in ({"image", "points"}, {"mel"}, {"text"})
+        )
+        """Modalities by what they come from: seen, heard, said. Depth, normals and points derive from pictures."""
         self.encoder = Encoder(config)
         self.text = TextTransformer(config, max(len(tokenizer), 8))
         widths = {name: config.text_width if kind == "text" else self.encoder.width for name, kind in kinds.items()}
@@ -125,15 +153,25 @@ class MiCo(nn.Module):
             }
         )
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        # Of SigLIP: it begins where nearly every pair is taken for a wrong one, as nearly every pair is.
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if config.contrast == "sigmoid" else None
         self.match_head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim), nn.Linear(dim, 2))
 
     # --- from a batch to features ---------------------------------------------------------------------------
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tokens:
         """Token ids on the model's device."""
-        tokens = self.tokenizer.encode(texts, max_tokens or self.config.caption_tokens)
-        device = self.log_scale.device
-        return Tokens(tokens.ids.to(device), tokens.mask.to(device))
+        return self.tokenizer.encode(texts, max_tokens or self.config.caption_tokens).to(self.log_scale.device)
+
+    def tokenize_answers(self, answers: Sequence[str]) -> Tokens:
+        """Token ids of at most `answer_tokens`, [SEP] last and no [CLS]: they stand behind a question."""
+        tokens = self.tokenize(answers, self.config.answer_tokens + 1)
+        return Tokens(tokens.ids[:, 1:], tokens.mask[:, 1:])
+
+    @property
+    def question_tokens(self) -> int:
+        """Tokens of a question at most, so that an answer has its positions behind it."""
+        return len(self.text.positions.weight) - self.config.answer_tokens
 
     def encode_context(self, batch: Batch, names: Sequence[str] | None = None) -> Context:
         """Context tokens of every modality of the batch, each encoded once. What is absent is never computed."""
@@ -196,6 +234,22 @@ class MiCo(nn.Module):
         weight_BL = score_BL.masked_fill(~mask_BL, -1e4).softmax(-1) * mask_BL
         return F.normalize((weight_BL[..., None] * value_BLC).sum(1), dim=-1)
 
+    def vectors(
+        self, context: Context, names: Sequence[str], values: dict[str, tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
+        """Unit vectors (B, K, C), float32, that stand for a subset of modalities in `similar`; 0 where there is none.
+
+        K is 1 for the cosine: all fused. For volume and area one each of what is seen, heard and said.
+        """
+        if self.config.similarity == "cosine":
+            return self.pool(context, names, values)[:, None]
+        chosen = [[name for name in sense if name in names] for sense in self.senses]
+        return torch.stack([self.pool(context, group, values) for group in chosen if group], 1)
+
+    def similar(self, text_BC: Tensor, vectors_MKC: Tensor) -> Tensor:
+        """Similarities (B, M), float32, of texts and samples by the model's measure; the larger the more alike."""
+        return similarity_of(self.config.similarity)(text_BC, vectors_MKC)
+
     def _concatenated(self, context: Context, names: Sequence[str]) -> Tensor:
         """The paper's fusion: mean tokens side by side, one linear map for each listed subset; absent ones are 0."""
         key = self._key(names)
@@ -237,23 +291,49 @@ class MiCo(nn.Module):
         return self.pool(self.encode_context(batch, names), names)
 
     @torch.no_grad()
-    def caption(self, batch: Batch, what: str) -> list[str]:
-        """Most likely captions of what the letters show of each sample."""
+    def caption(self, batch: Batch, what: str, beams: int = 1) -> list[str]:
+        """Most likely captions of what the letters show of each sample; `beams` hypotheses are followed."""
         names = parse_context(what, self.config.modalities)
+        return self.write_captions(self.encode_context(batch.to(self.log_scale.device), names), names, beams)
+
+    @torch.no_grad()
+    def write_captions(self, context: Context, names: Sequence[str], beams: int = 1) -> list[str]:
+        """Captions of a context that is encoded already."""
+        begin = Tokens(torch.full((context.size, 1), CLS), torch.ones(context.size, 1, dtype=torch.bool))
+        begin = begin.to(self.log_scale.device)
+        seen = self.context.select(context, names)
+        ids = write(self.text, begin, *seen, self.config.caption_tokens - 1, beams)
+        return [self.tokenizer.decode(row) for row in ids.tolist()]
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, questions: Sequence[str], what: str = "", beams: int = 1) -> list[str]:
+        """Most likely answers to one question about each sample, from what the letters show; default: all there is.
+
+        Words that `qa` was trained with; of a model that was not, noise. Raises ValueError unless there is a question
+        for each sample.
+        """
+        if len(questions) != len(batch):
+            raise ValueError(f"ask one question about each sample, got {len(questions)} about {len(batch)}")
+        names = parse_context(what, self.config.modalities) if what else self.names
         context = self.encode_context(batch.to(self.log_scale.device), names)
-        ids = self.text.greedy(*self.context.select(context, names), self.config.caption_tokens)
+        seen = self.context.select(context, names)
+        asked = self.tokenize(questions, self.question_tokens)
+        ids = write(self.text, asked, *seen, self.config.answer_tokens, beams)
         return [self.tokenizer.decode(row) for row in ids.tolist()]
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Writes model.safetensors, model.json and tokenizer.json into the folder, which is made."""
+        """Writes model.safetensors, model.json, tokenizer.json and a model card into the folder, which is made."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, str(folder / "model.safetensors"))
-        (folder / "model.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        # Where the backbone's weights lay is nobody's business, and they are in the file.
+        settings = asdict(self.config) | {"backbone_weights": name_of(self.config.backbone_weights)}
+        (folder / "model.json").write_text(json.dumps(settings, indent=1) + "\n")
         (folder / "tokenizer.json").write_text(self.tokenizer.to_json())
+        write_card(folder, self, self.about)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> MiCo:
@@ -271,11 +351,12 @@ class MiCo(nn.Module):
         if not (folder / "model.json").exists():
             raise FileNotFoundError(f"no model in {folder}: give a training run or a folder with model.safetensors")
         settings: dict[str, Any] = json.loads((folder / "model.json").read_text())
-        settings |= {"backbone_pretrained": False, "backbone_weights": ""}
         # The weights are in the file: a backbone is only built, never fetched again.
+        settings |= {"backbone_pretrained": False, "backbone_weights": ""}
         config = MiCoConfig(**settings)
         model = cls(config, Tokenizer.from_json((folder / "tokenizer.json").read_text()))
         model.load_state_dict(load_file(str(folder / "model.safetensors")))
+        model.about = read_about(folder)
         return model.eval()
 
     def _key(self, names: Sequence[str]) -> str:

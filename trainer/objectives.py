@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omniloom.modalities import short_name
+from omniloom.modalities.qa import split
 from omniloom.pipeline.batch import Batch
 from omniloom.trainer.context import Context
 from omniloom.trainer.losses import (
@@ -21,9 +22,10 @@ from omniloom.trainer.losses import (
     info_nce,
     mask_caption,
     matching_loss,
+    sigmoid_loss,
 )
 from omniloom.trainer.mico import MiCo
-from omniloom.trainer.tasks import Task
+from omniloom.trainer.tasks import QUESTIONS, Task
 from omniloom.trainer.text import Tokens
 
 
@@ -35,8 +37,11 @@ class ObjectiveConfig:
     matching_weight: float = 0.1
     """As in the paper's code; the paper's text says 1."""
     caption_weight: float = 1.0
+    answer_weight: float = 1.0
     label_smoothing: float = 0.1
     caption_mask: float = 0.6
+    answer_mask: float = 0.99
+    """As in VAST: the whole answer but for one token in a hundred."""
     blank_context: float = 0.1
     """Share of captions generated from an empty context: what dNLL compares with is then trained too."""
     modality_dropout: float = 0.2
@@ -83,16 +88,35 @@ class Objective(nn.Module):
         model, config = self.model, self.config
         if self.training:
             batch = drop_modalities(batch, model.names, config.modality_dropout, generator)
+        context = model.encode_context(batch)
+        told = [task for task in tasks if task.objective != "answer"]
+        sums = self._of_captions(batch, context, told, generator) if told else {}
+        for task in tasks:
+            if task.objective == "answer":
+                losses = [self._answer(batch, context, names, generator) for names in task.contexts]
+                sums[task.objective] = torch.stack(losses).mean()
+        weights = {
+            "contrastive": config.contrastive_weight,
+            "matching": config.matching_weight,
+            "caption": config.caption_weight,
+            "answer": config.answer_weight,
+        }
+        total = torch.stack([weights[objective] * loss for objective, loss in sums.items()]).sum()
+        return {"loss": total, **{objective: loss.detach() for objective, loss in sums.items()}}
+
+    def _of_captions(
+        self, batch: Batch, context: Context, tasks: Sequence[Task], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses by objective of the tasks between captions and contexts, which share what they are made of."""
+        model = self.model
         device = model.log_scale.device
         name = short_name(model.config.text)
         told_B = batch.present[name]
         tokens = model.tokenize(batch.texts[name])
         identity = Identity(digest(batch.sources).to(device), digest(batch.texts[name]).to(device))
-        context = model.encode_context(batch)
         values = model.values(context)
         text_BC = model.text_features(tokens)
         scale = model.scale()
-
         sums: dict[str, Tensor] = {}
         for task in tasks:
             losses: list[Tensor] = []
@@ -101,22 +125,23 @@ class Objective(nn.Module):
                 if task.objective == "caption":
                     losses.append(self._caption(tokens, context, names, valid_B, generator))
                     continue
-                pooled_BC = model.pool(context, names, values)
+                vectors_BKC = model.vectors(context, names, values)
                 if task.objective == "contrastive":
-                    loss = info_nce(text_BC, pooled_BC, scale, valid_B, identity, config.label_smoothing)
+                    loss = self._contrast(text_BC, vectors_BKC, valid_B, identity)
                 else:
                     with torch.no_grad():
-                        logits_BB = scale * text_BC @ pooled_BC.T
+                        logits_BB = scale * model.similar(text_BC, vectors_BKC)
                     loss = self._match(tokens, context, names, logits_BB, valid_B, identity, generator)
                 losses.append(loss)
             sums[task.objective] = torch.stack(losses).mean()
-        weights = {
-            "contrastive": config.contrastive_weight,
-            "matching": config.matching_weight,
-            "caption": config.caption_weight,
-        }
-        total = torch.stack([weights[objective] * loss for objective, loss in sums.items()]).sum()
-        return {"loss": total, **{objective: loss.detach() for objective, loss in sums.items()}}
+        return sums
+
+    def _contrast(self, text_BC: Tensor, vectors_BKC: Tensor, valid_B: Tensor, identity: Identity) -> Tensor:
+        model = self.model
+        scale, bias = model.scale(), model.logit_bias
+        if bias is not None:
+            return sigmoid_loss(text_BC, vectors_BKC, scale, bias, valid_B, identity, model.similar)
+        return info_nce(text_BC, vectors_BKC, scale, valid_B, identity, self.config.label_smoothing, model.similar)
 
     def _match(
         self,
@@ -160,3 +185,19 @@ class Objective(nn.Module):
         state_BTD = model.text.generate(masked, *model.context.select(seen, names))
         counts = valid_B[:, None].expand_as(hidden_BT)[hidden_BT]
         return caption_loss(model.text.words(state_BTD[hidden_BT]), tokens.ids[hidden_BT], counts)
+
+    def _answer(self, batch: Batch, context: Context, names: Sequence[str], generator: torch.Generator) -> Tensor:
+        """-log p of the answers' hidden words behind their questions (VAST, 2305.18500): questions are not learned."""
+        model = self.model
+        if QUESTIONS not in batch.texts:
+            raise ValueError(
+                f"qa asks for questions and the batch has none: load {QUESTIONS!r} too, or remove qa from train.tasks"
+            )
+        pairs = [split(text) for text in batch.texts[QUESTIONS]]
+        question = model.tokenize([question for question, _ in pairs], model.question_tokens)
+        answer = model.tokenize_answers([answer for _, answer in pairs])
+        masked, hidden_BA = mask_caption(answer, self.config.answer_mask, len(model.tokenizer), generator)
+        valid_B = batch.present[QUESTIONS] & context.has(names).to(question.ids.device)
+        state_BAD = model.text.answer(question, masked, *model.context.select(context, names))
+        counts = valid_B[:, None].expand_as(hidden_BA)[hidden_BA]
+        return caption_loss(model.text.words(state_BAD[hidden_BA]), answer.ids[hidden_BA], counts)

@@ -1,7 +1,9 @@
 """What is trained on what: MiCo's task strings, parsed once into types.
 
-`ret%tva%tv_cap%tva` reads: retrieve text with video + audio and with video alone, and caption from video + audio.
-Letters belong to the modalities themselves: t caption, v frames, a audio, s transcript, d depth, n normal, p points.
+`ret%tva%tv_cap%tva` reads: retrieve text with video + audio and with video alone, and caption from video + audio;
+`qa%tva`: answer questions about video + audio.
+Letters belong to the modalities themselves: t caption, v frames, a audio, s transcript, d depth, n normal, p points,
+q questions.
 """
 
 from __future__ import annotations
@@ -13,20 +15,26 @@ from typing import Literal
 
 from omniloom.modalities import load, names, short_name
 
-Objective = Literal["contrastive", "matching", "caption"]
+Objective = Literal["contrastive", "matching", "caption", "answer"]
 
 _HEADS: dict[str, tuple[Objective, ...]] = {
     "ret": ("contrastive", "matching"),  # as in VAST: retrieval is scored by both
     "con": ("contrastive",),
     "mat": ("matching",),
     "cap": ("caption",),
+    "qa": ("answer",),
 }
+QUESTIONS = "qa"
+"""The modality that "answer" learns from."""
 _EXAMPLE = "e.g. ret%tva%tv_cap%tva"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One objective between the caption and each of several contexts; the contexts' losses are averaged."""
+    """One objective between the text and each of several contexts; the contexts' losses are averaged.
+
+    The text is the caption, except of "answer", whose text is the answer to a question: modality `qa`.
+    """
 
     objective: Objective
     contexts: tuple[tuple[str, ...], ...]
@@ -88,6 +96,8 @@ def parse_tasks(text: str, modalities: Sequence[str] | None = None) -> tuple[Tas
         if not subsets:
             raise ValueError(f"task {part!r} names no modalities: add them after %, {_EXAMPLE}")
         contexts = tuple(_context(subset, part, modalities) for subset in subsets)
+        if head == "qa" and any(QUESTIONS in context for context in contexts):
+            raise ValueError(f"{part!r} would answer from the answers: name what the questions are about, e.g. qa%tva")
         if len(set(contexts)) != len(contexts):
             raise ValueError(f"task {part!r} names the same modalities twice: remove one")
         tasks += [Task(objective, contexts) for objective in _HEADS[head]]

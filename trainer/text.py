@@ -1,14 +1,14 @@
 """Text: the tokenizer, and one transformer that encodes, matches and generates.
 
-Shapes: B texts, T tokens, D width, L context tokens, H heads, V vocabulary.
+Shapes: B texts, T tokens, S tokens that are seen, D width, L context tokens, H heads, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,9 @@ class Tokens:
 
     def rows(self, index: Tensor) -> Tokens:
         return Tokens(self.ids[index], self.mask[index])
+
+    def to(self, device: torch.device) -> Tokens:
+        return Tokens(self.ids.to(device), self.mask.to(device))
 
 
 class Tokenizer:
@@ -95,6 +98,34 @@ class Tokenizer:
         return str(self.inner.decode([token for token in ids if token > MASK]))
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values (B, H, tokens, D / H) of one layer."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A text that is being written, as the layers remember it: what is settled is not computed again."""
+
+    own: list[KeysValues]
+    """Of each layer, of the S tokens written so far."""
+    seen: list[KeysValues]
+    """Of each layer, of the context."""
+    mask: Tensor
+    """bool (B, S): padding of a prefix is never seen."""
+    context_mask: Tensor
+    """bool (B, L)."""
+    position: Tensor
+    """int64 (B,): of the next token."""
+
+    def rows(self, index: Tensor, *, same_contexts: bool) -> Draft:
+        """The drafts in the rows `index`. Of the same contexts row by row, only what was written is copied."""
+        own = [(keys[index], values[index]) for keys, values in self.own]
+        if same_contexts:
+            return replace(self, own=own)
+        seen = [(keys[index], values[index]) for keys, values in self.seen]
+        return Draft(own, seen, self.mask[index], self.context_mask[index], self.position[index])
+
+
 class Layer(nn.Module):
     """Self-attention, cross-attention if a context is given, MLP; normalised before each."""
 
@@ -112,13 +143,31 @@ class Layer(nn.Module):
     def forward(
         self, x_BTD: Tensor, mask_BTT: Tensor, context_BLD: Tensor | None, context_mask_BL: Tensor | None
     ) -> Tensor:
+        seen = None if context_BLD is None else self.look(context_BLD)
+        return self.advance(x_BTD, mask_BTT, seen, context_mask_BL)[0]
+
+    def look(self, context_BLD: Tensor) -> KeysValues:
+        """Keys and values of the context: the same for every word."""
+        keys, values = self._split(self.cross_kv(context_BLD), 2)
+        return keys, values
+
+    def advance(
+        self,
+        x_BTD: Tensor,
+        mask_BTS: Tensor,
+        seen: KeysValues | None,
+        context_mask_BL: Tensor | None,
+        before: KeysValues | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Hidden states of T tokens behind those `before`, and the keys and values of all S tokens so far."""
         q, k, v = self._split(self.qkv(self.self_norm(x_BTD)), 3)
-        x_BTD = x_BTD + self.self_out(self._attend(q, k, v, mask_BTT[:, None]))
-        if context_BLD is not None and context_mask_BL is not None:
+        if before is not None:
+            k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+        x_BTD = x_BTD + self.self_out(self._attend(q, k, v, mask_BTS[:, None]))
+        if seen is not None and context_mask_BL is not None:
             (q,) = self._split(self.cross_q(self.cross_norm(x_BTD)), 1)
-            k, v = self._split(self.cross_kv(context_BLD), 2)
-            x_BTD = x_BTD + self.cross_out(self._attend(q, k, v, context_mask_BL[:, None, None]))
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+            x_BTD = x_BTD + self.cross_out(self._attend(q, *seen, context_mask_BL[:, None, None]))
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), (k, v)
 
     def _split(self, x_BTD: Tensor, parts: int) -> tuple[Tensor, ...]:
         batch, length, width = x_BTD.shape
@@ -136,11 +185,12 @@ class Layer(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """One set of weights, three uses.
+    """One set of weights, four uses.
 
     encode    bidirectional, no context: features of a caption or transcript
     match     bidirectional, cross-attending to a context: does the text describe it?
-    generate  causal, cross-attending: the next token, read at a [MASK] in its place
+    generate  causal, cross-attending: the next token, read at a [MASK] in its place; `writing.py` does so word by word
+    answer    the same behind a question that is read both ways
     """
 
     def __init__(self, config: MiCoConfig, vocab_size: int) -> None:
@@ -199,21 +249,50 @@ class TextTransformer(nn.Module):
         nll = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         return nll * mask[:, 1:]
 
-    @torch.no_grad()
-    def greedy(self, context_BLD: Tensor, context_mask_BL: Tensor, max_tokens: int) -> Tensor:
-        """Most likely tokens, int64 (B, <= max_tokens), [CLS] first, 0 after [SEP]."""
-        batch = len(context_BLD)
-        ids = torch.full((batch, 1), CLS, dtype=torch.int64, device=context_BLD.device)
-        done = torch.zeros(batch, dtype=torch.bool, device=ids.device)
-        while ids.shape[1] < max_tokens and not bool(done.all()):
-            asked = torch.cat([ids, torch.full_like(ids[:, :1], MASK)], 1)
-            hidden = self.generate(Tokens(asked, torch.ones_like(asked).bool()), context_BLD, context_mask_BL)
-            logits = self.words(hidden[:, -1])
-            logits[:, [PAD, UNKNOWN, CLS, MASK]] = -torch.inf
-            word = logits.argmax(-1).masked_fill(done, PAD)
-            done = done | (word == SEP)
-            ids = torch.cat([ids, word[:, None]], 1)
-        return ids
+    def answer(self, question: Tokens, answer: Tokens, context_BLD: Tensor, context_mask_BL: Tensor) -> Tensor:
+        """Hidden states (B, A, D) of the answer's A tokens, which stand right behind the question's real ones.
+
+        The question sees all of itself, an answer's token the question, itself and those before it; both the context.
+        """
+        ids = torch.cat([question.ids, answer.ids], 1)
+        asked, length = question.ids.shape[1], ids.shape[1]
+        steps = torch.arange(length, device=ids.device)
+        sees_TT = (steps < asked) | (steps[:, None] >= steps)
+        behind_BA = question.mask.sum(1, keepdim=True) + steps[: length - asked]
+        positions = torch.cat([steps[:asked].expand(len(ids), -1), behind_BA], 1)
+        mask = _to_all(torch.cat([question.mask, answer.mask], 1)) & sees_TT
+        return self._run(ids, mask, context_BLD, context_mask_BL, positions)[:, asked:]
+
+    def begin(self, prefix: Tokens, context_BLD: Tensor, context_mask_BL: Tensor) -> Draft:
+        """A draft that begins with a prefix such as [CLS] or a question, whose tokens see each other."""
+        x_BTD = self._embed(prefix.ids, None)
+        own: list[KeysValues] = []
+        seen = [layer.look(context_BLD) for layer in self._stack()]
+        for layer, looked in zip(self._stack(), seen, strict=True):
+            x_BTD, kept = layer.advance(x_BTD, _to_all(prefix.mask), looked, context_mask_BL)
+            own.append(kept)
+        return Draft(own, seen, prefix.mask, context_mask_BL, prefix.mask.sum(1))
+
+    def advance(self, draft: Draft, word_B: Tensor | None) -> tuple[Tensor, Draft]:
+        """Logits (B, V) of the word after `word_B`, or the first after the prefix, and the draft with it settled.
+
+        As in training the next word is read at a [MASK] in its place. The mask is computed with the last word and
+        then forgotten, so that each step costs two tokens however much is written.
+        """
+        mask_id = torch.full_like(draft.position, MASK)
+        ids = torch.stack([mask_id] if word_B is None else [word_B, mask_id], 1)
+        length = ids.shape[1]
+        positions = draft.position[:, None] + torch.arange(length, device=ids.device)
+        before_TT = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        mask_BTS = torch.cat([draft.mask[:, None].expand(-1, length, -1), before_TT.expand(len(ids), -1, -1)], 2)
+        x_BTD = self._embed(ids, positions)
+        own: list[KeysValues] = []
+        for layer, before, looked in zip(self._stack(), draft.own, draft.seen, strict=True):
+            x_BTD, (keys, values) = layer.advance(x_BTD, mask_BTS, looked, draft.context_mask, before)
+            own.append((keys[:, :, :-1], values[:, :, :-1]))
+        settled_BS = F.pad(draft.mask, (0, length - 1), value=True)
+        logits = self.words(self.out_norm(x_BTD[:, -1]))
+        return logits, replace(draft, own=own, mask=settled_BS, position=draft.position + length - 1)
 
     def _run(
         self,
@@ -223,14 +302,18 @@ class TextTransformer(nn.Module):
         context_mask_BL: Tensor | None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        if positions is None:
-            x_BTD = self.tokens(ids_BT) + self.positions.weight[: ids_BT.shape[1]]
-        else:
-            x_BTD = self.tokens(ids_BT) + self.positions(positions)
-        x_BTD = self.embed_norm(x_BTD)
-        for layer in self.layers:
+        x_BTD = self._embed(ids_BT, positions)
+        for layer in self._stack():
             x_BTD = layer(x_BTD, mask_BTT, context_BLD, context_mask_BL)
         return self.out_norm(x_BTD)
+
+    def _embed(self, ids_BT: Tensor, positions_BT: Tensor | None) -> Tensor:
+        if positions_BT is None:
+            return self.embed_norm(self.tokens(ids_BT) + self.positions.weight[: ids_BT.shape[1]])
+        return self.embed_norm(self.tokens(ids_BT) + self.positions(positions_BT))
+
+    def _stack(self) -> list[Layer]:
+        return cast("list[Layer]", list(self.layers))
 
 
 def _to_all(mask_BT: Tensor) -> Tensor:

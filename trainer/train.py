@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Window, read
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.card import name_of
 from omniloom.trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from omniloom.trainer.mico import MiCo, MiCoConfig
 from omniloom.trainer.objectives import Objective, ObjectiveConfig, tasks_of_step
 from omniloom.trainer.optim import OptimConfig, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from omniloom.trainer.tasks import parse_tasks
+from omniloom.trainer.tasks import QUESTIONS, parse_tasks
 from omniloom.trainer.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     tasks: str = "ret%tva%tvadnp%tv%ta_cap%tva"
     permute_captions: bool = False
-    """The control of an experiment: every clip learns another clip's captions."""
+    """The control of an experiment: every clip learns another clip's captions, and answers where there are any."""
     split: str = "train"
     """"" trains on every sample."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -123,7 +124,7 @@ def train(
     config, run = recipe.train, Path(run)
     corpus = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
     rank, world_size = join_ranks()
-    needed = [*recipe.model.modalities, recipe.model.text]
+    needed = [*recipe.model.modalities, *text_modalities(recipe)]
     if missing := [name for name in needed if short_name(name) not in map(short_name, corpus.modalities)]:
         raise ValueError(
             f"{corpus.path} lacks {', '.join(missing)}: generate them, or set model.modalities to a subset of"
@@ -140,6 +141,8 @@ def train(
         # A core for the decoding threads: where all are torch's, each of its parallel sections waits for the slowest.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - min(workers, 1)))
     model = make_model(recipe, Tokenizer.from_json((run / "tokenizer.json").read_text()))
+    run_facts = {"tasks": config.tasks, "data": name_of(corpus.path), "steps": config.steps}
+    model.about = replace(model.about, **run_facts, batch_size=config.batch_size * world_size)
     loader = Loader(
         corpus,
         needed,
@@ -151,7 +154,7 @@ def train(
         window=recipe.model.window(train=True),
         train=True,
         split=config.split or None,
-        permute=(short_name(recipe.model.text),) if config.permute_captions else (),
+        permute=tuple(map(short_name, text_modalities(recipe))) if config.permute_captions else (),
     )
     return fit(model, config, loader, run, on_step)
 
@@ -294,9 +297,16 @@ def prepare_run(recipe: TrainRecipe, run: Path) -> None:
 _MAY_CHANGE = {f"train.{name}" for name in ("steps", "checkpoint_every", "keep_checkpoints", "log_every", "device")}
 
 
+def text_modalities(recipe: TrainRecipe) -> list[str]:
+    """What the tasks learn to say: captions, answers to questions, or both."""
+    tasks = parse_tasks(recipe.train.tasks, (*recipe.model.modalities, recipe.model.text))
+    return list(dict.fromkeys(QUESTIONS if task.objective == "answer" else recipe.model.text for task in tasks))
+
+
 def corpus_texts(recipe: TrainRecipe, corpus: Corpus) -> list[str]:
     """The texts a tokenizer learns from: captions and transcripts of the training split, several views of each."""
-    names = [recipe.model.text, *(name for name in recipe.model.modalities if load(name).stem.kind == "text")]
+    said = [name for name in recipe.model.modalities if load(name).stem.kind == "text"]
+    names = [*text_modalities(recipe), *said]
     texts: set[str] = set()
     seen = 0
     for sample in corpus.samples():
