@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omniloom.pipeline.generate import GenerateProgress
     from omniloom.pipeline.index import IndexProgress
     from omniloom.pipeline.jobs import BuildProgress
-    from omniloom.trainer.train import StepReport
+    from omniloom.trainer.metrics import StepReport
 
 app = typer.Typer(
     name="omniloom",

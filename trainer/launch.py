@@ -12,7 +12,8 @@ from typing import Any
 
 from omniloom.pipeline.cluster import ray_session
 from omniloom.pipeline.remote import url_of
-from omniloom.trainer.train import StepReport, TrainRecipe, TrainReport, train
+from omniloom.trainer.metrics import StepReport
+from omniloom.trainer.train import TrainRecipe, TrainReport, train
 
 _POLL_S = 0.5
 
@@ -95,7 +96,4 @@ class _Watcher:
             values = json.loads(line)
             if values["step"] != shown:
                 shown = values["step"]
-                names = ("step", "loss", "lr", "grad_norm", "samples_per_second", "data_wait_fraction")
-                known = {name: values[name] for name in names}
-                losses = {name: value for name, value in values.items() if name not in names}
-                self._on_step(StepReport(**known, steps=self._steps, losses=losses))
+                self._on_step(StepReport.from_numbers(values, self._steps))
