@@ -22,9 +22,10 @@ from torch import Tensor
 
 from omniloom.trainer.ema import Ema
 from omniloom.trainer.mico import MiCo
-from omniloom.trainer.ranks import distributed_like, full
+from omniloom.trainer.ranks import full, sharded_like
 
 _STATE = "state.json"
+_UNSEALED = "0" * 32
 _BLOCK = 1 << 24
 """Bytes hashed at a time."""
 
@@ -190,16 +191,20 @@ class CheckpointWriter:
 # --- loading -----------------------------------------------------------------------------------------------------
 
 
-def load_weights(folder: Path, model: MiCo, ema: Ema | None = None) -> dict[str, Any]:
-    """Fills the model, and the average if the checkpoint has one; gives the state that was saved."""
+def load_weights(folder: Path, model: MiCo) -> dict[str, Any]:
+    """Fills a model that is not sharded yet; gives the state that was saved."""
     from safetensors.torch import load_file
 
-    device = str(model.log_scale.device)
-    model.load_state_dict(load_file(str(folder / "model.safetensors"), device=device))
-    if ema:
-        averaged = folder / "ema.safetensors"
-        ema.load(load_file(str(averaged), device=device) if averaged.exists() else model.state_dict())
+    model.load_state_dict(load_file(str(folder / "model.safetensors"), device=str(model.log_scale.device)))
     return _read_state(folder)
+
+
+def load_ema(folder: Path, ema: Ema) -> None:
+    """Fills the mean of the weights; with the weights where the checkpoint has none."""
+    from safetensors.torch import load_file
+
+    averaged = folder / "ema.safetensors"
+    ema.load(load_file(str(averaged if averaged.exists() else folder / "model.safetensors")))
 
 
 def load_optimizer(folder: Path, model: MiCo, optimizer: torch.optim.Optimizer) -> None:
@@ -217,7 +222,7 @@ def load_optimizer(folder: Path, model: MiCo, optimizer: torch.optim.Optimizer) 
     for key, value in tensors.items():
         kind, _, name = key.partition(":")
         # AdamW counts its steps in a scalar, which is no part of the parameter's shape.
-        moments.setdefault(name, {})[kind] = distributed_like(value, parameters[name]) if value.ndim else value
+        moments.setdefault(name, {})[kind] = sharded_like(value, parameters[name]) if value.ndim else value
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     state = {index: moments[name] for index, name in enumerate(order) if name in moments}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
@@ -227,22 +232,22 @@ def load_optimizer(folder: Path, model: MiCo, optimizer: torch.optim.Optimizer) 
 
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    (folder / _STATE).write_text(json.dumps({**state, "seal": _seal(state)}, indent=1) + "\n")
+    text = json.dumps({**state, "seal": _UNSEALED}, indent=1) + "\n"
+    seal = xxhash.xxh3_128_hexdigest(text.encode())
+    (folder / _STATE).write_text(text.replace(_UNSEALED, seal))
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """Raises ValueError if it does not say what was written."""
+    """Raises ValueError if a byte of it is not as it was written."""
+    data = (folder / _STATE).read_bytes()
     try:
-        state = dict(json.loads((folder / _STATE).read_bytes()))
-    except ValueError as error:
-        raise ValueError(f"{_STATE} is not JSON") from error
-    if state.pop("seal", None) != _seal(state):
+        state = dict(json.loads(data))
+        seal = str(state.pop("seal")).encode()
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{_STATE} is not a state that was sealed") from error
+    if xxhash.xxh3_128_hexdigest(data.replace(seal, _UNSEALED.encode())).encode() != seal:
         raise ValueError(f"{_STATE} does not match its seal")
     return state
-
-
-def _seal(state: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(state, sort_keys=True).encode())
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from omniloom.trainer.ranks import sharded_like
+
 
 class Ema:
     """Exponential moving average of the trainable parameters, in their own precision; buffers are the model's."""
@@ -30,4 +32,4 @@ class Ema:
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Goes on from a saved mean: a model's state_dict, of which only the trainable parameters are taken."""
         for name, mean in self.weights.items():
-            mean.copy_(weights[name])
+            mean.copy_(sharded_like(weights[name], mean))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +25,9 @@ _PEAK_TFLOPS = {
 }
 """Dense half-precision matrix multiplication, from the vendor's data sheets; the first name found in the device's."""
 
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""The one kernel of attention that torch's counter does not know."""
+
 
 def training_flops(forward: Callable[[], object]) -> int:
     """Operations of a forward and a backward pass: three forward ones, as is usual (Kaplan et al., 2001.08361).
@@ -31,9 +35,15 @@ def training_flops(forward: Callable[[], object]) -> int:
     Runs `forward` once without gradients and counts its matrix products, convolutions and attention. Random numbers
     that it draws from torch's own generators are given back.
     """
-    with torch.random.fork_rng(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
+    with torch.random.fork_rng(), torch.no_grad(), counter:
         forward()
     return 3 * counter.get_total_flops()
+
+
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    """Of shapes (B, H, T, d): queries against keys, and weights against values."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -122,12 +122,10 @@ class WandB:
         kept = run / "wandb.txt"
         name = kept.read_text().strip() if kept.exists() else module.util.generate_id()
         kept.write_text(name + "\n")
-        self._run = module.init(dir=str(run), id=name, name=run.name, resume="allow", config=dict(recipe))
-        self._start = start
+        self._run = module.init(dir=str(run), id=name, name=run.name, resume="allow", config={"start": start, **recipe})
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        if step > self._start:
-            self._run.log(dict(numbers), step=step)
+        self._run.log(dict(numbers), step=step)
 
     def close(self) -> None:
         self._run.finish()

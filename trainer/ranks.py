@@ -66,29 +66,40 @@ def mean_over_ranks(numbers: Tensor) -> Tensor:
     return numbers
 
 
-def spread(objective: nn.Module, device: torch.device) -> nn.Module:
-    """The module with its gradients averaged over ranks as they arise (DDP); the module itself on one rank."""
+def spread(objective: nn.Module, device: torch.device, parallel: Parallel) -> nn.Module:
+    """The module with its gradients averaged over ranks as they arise (DDP), or split over them (FSDP2).
+
+    One rank alone needs neither: the module itself.
+    """
     if not several():
         return objective
+    if parallel == "fsdp":
+        from omniloom.trainer.sharded import Sharded
+
+        return Sharded(objective, device)
     devices = [device] if device.type == "cuda" else None
     # Which parameters a step touches depends on its tasks and on what its samples have.
     return nn.parallel.DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=True)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank holds only its part of the tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
 def full(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered from all ranks, which must all ask; any other as it is."""
-    gathered = getattr(tensor, "full_tensor", None)
-    return cast(Tensor, gathered()) if gathered else tensor
+    return cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor
 
 
-def distributed_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+def sharded_like(tensor: Tensor, pattern: Tensor) -> Tensor:
     """The tensor, which every rank holds whole, sharded as the pattern is."""
-    mesh = getattr(pattern, "device_mesh", None)
-    if mesh is None:
+    if not is_sharded(pattern):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(pattern.device), mesh, cast(Any, pattern).placements)
+    like = cast(Any, pattern)
+    return distribute_tensor(tensor.to(like.to_local().device), like.device_mesh, like.placements)
 
 
 @contextmanager

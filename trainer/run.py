@@ -23,7 +23,6 @@ MAY_CHANGE = frozenset(
         # What changes memory and time, but no result beyond rounding.
         "accumulate",
         "recompute",
-        "compile",
     )
 )
 

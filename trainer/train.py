@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
+from torch import nn
 
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Window, read
@@ -20,6 +21,7 @@ from omniloom.trainer.accumulate import recompute_layers
 from omniloom.trainer.checkpoint import (
     CheckpointWriter,
     clear_leftovers,
+    load_ema,
     load_optimizer,
     load_weights,
     newest_checkpoint,
@@ -44,12 +46,14 @@ from omniloom.trainer.ranks import (
     wait_for_all,
 )
 from omniloom.trainer.run import prepare_run, replace_text
+from omniloom.trainer.sharded import Sharded
 from omniloom.trainer.tasks import Task, parse_tasks
 from omniloom.trainer.text import Tokenizer
 
 if TYPE_CHECKING:
     from omniloom.pipeline.corpus import Corpus
 
+Autocast = AbstractContextManager[Any]
 _VIEWS = 8
 """Random views of a sample's texts that the tokenizer learns from: most clips have a few captions."""
 
@@ -82,7 +86,7 @@ class TrainConfig:
     """Decay of a running mean of the weights, such as 0.999, which evaluation then uses; 0 keeps none."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     parallel: Parallel = "auto"
-    """Across ranks: "ddp" holds the model whole on each."""
+    """Across ranks: "ddp", which "auto" is, holds the model whole on each, "fsdp" a part of it and of the optimiser."""
     log_every: int = 1
     log_to: tuple[str, ...] = ()
     """Beside metrics.jsonl: "tensorboard", "wandb"."""
@@ -208,19 +212,20 @@ def fit(
         checkpoint = run / "checkpoints" / f"{start:08d}" if start else None
 
         model = model.to(device).train()
-        ema = Ema(model, config.ema) if config.ema else None
         guard = Guard(config.guard)
         if checkpoint:
-            state = load_weights(checkpoint, model, ema)
+            state = load_weights(checkpoint, model)
             guard.load_state_dict(state["guard"])
             batches.load_state_dict(state["loader"])
-        plain = Objective(model, config.objective, config.accumulate).train()
         if config.recompute:
             recompute_layers(model)
-        objective = spread(plain, device)
+        objective = spread(Objective(model, config.objective, config.accumulate).train(), device, config.parallel)
         optimizer = make_optimizer(model, config.optim)
+        ema = Ema(model, config.ema) if config.ema else None
         if checkpoint:
             load_optimizer(checkpoint, model, optimizer)
+            if ema:
+                load_ema(checkpoint, ema)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         tasks = parse_tasks(config.tasks, (*model.config.modalities, model.config.text))
         half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
@@ -253,13 +258,15 @@ def fit(
             set_learning_rate(optimizer, rate)
             chosen = tasks_of_step(tasks, config.objective, config.seed, step)
             if step == start:
-                flops, spent = _flops_of_step(plain, batch, chosen, autocast)
+                flops, spent = _flops_of_step(objective, device, batch, chosen, autocast)
                 began += spent
             generator = torch.Generator(device).manual_seed(step_seed(config.seed, step, rank))
             with autocast:
                 losses: dict[str, torch.Tensor] = objective(batch, chosen, generator)
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
+            if isinstance(objective, Sharded):
+                objective.average_whole()
             norm = clip_gradients(parameters, config.optim.clip_norm)
             mean_loss, mean_norm = mean_over_ranks(torch.stack([losses["loss"].detach().float(), norm])).tolist()
             taken = guard.accepts(mean_loss, mean_norm)
@@ -290,14 +297,13 @@ def fit(
                 metrics.write({**report.numbers(), "temperature": 1 / float(model.scale().detach())})
                 if on_step:
                     on_step(report)
-            if rank == 0 and (done % config.checkpoint_every == 0 or done == config.steps):
-                state = {
-                    "loader": batches.state_dict(),
-                    "guard": guard.state_dict(),
-                    "seed": config.seed,
-                    "world_size": world_size,
-                }
-                writer.write(take_snapshot(done, model, optimizer, state, ema))
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                position = {"loader": batches.state_dict(), "guard": guard.state_dict()}
+                state = {**position, "seed": config.seed, "world_size": world_size}
+                if rank == 0 or isinstance(objective, Sharded):  # the parts are gathered from all ranks
+                    snapshot = take_snapshot(done, model, optimizer, state, ema)
+                    if rank == 0:
+                        writer.write(snapshot)
         writer.wait()
         seconds = time.perf_counter() - began
         if metrics and samples:
@@ -316,11 +322,11 @@ def fit(
 
 
 def _flops_of_step(
-    objective: Objective, batch: Batch, tasks: Sequence[Task], autocast: AbstractContextManager[Any]
+    objective: nn.Module, device: torch.device, batch: Batch, tasks: Sequence[Task], autocast: Autocast
 ) -> tuple[int, float]:
     """Operations that the step's batch and tasks need, and the seconds that counting them took."""
     began = time.perf_counter()
-    generator = torch.Generator(objective.model.log_scale.device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     with autocast:
         flops = training_flops(lambda: objective(batch, tasks, generator))
     return flops, time.perf_counter() - began
