@@ -32,11 +32,10 @@ _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 def training_flops(forward: Callable[[], object]) -> int:
     """Operations of a forward and a backward pass: three forward ones, as is usual (Kaplan et al., 2001.08361).
 
-    Runs `forward` once without gradients and counts its matrix products, convolutions and attention. Random numbers
-    that it draws from torch's own generators are given back.
+    Runs `forward` once without gradients and counts its matrix products, convolutions and attention.
     """
     counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
-    with torch.random.fork_rng(), torch.no_grad(), counter:
+    with torch.no_grad(), counter:
         forward()
     return 3 * counter.get_total_flops()
 

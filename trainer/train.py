@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from omniloom.pipeline.corpus import Corpus
 
 Autocast = AbstractContextManager[Any]
+
 _VIEWS = 8
 """Random views of a sample's texts that the tokenizer learns from: most clips have a few captions."""
 
@@ -252,15 +253,16 @@ def fit(
             batch = batch.to(device)
             samples += len(batch) * world_size
 
-            # All of a step's randomness comes from its number: nothing has to be stored to continue.
-            torch.manual_seed(step_seed(config.seed, step, rank))
             rate = learning_rate(step, config.steps, config.optim)
             set_learning_rate(optimizer, rate)
             chosen = tasks_of_step(tasks, config.objective, config.seed, step)
             if step == start:
                 flops, spent = _flops_of_step(objective, device, batch, chosen, autocast)
                 began += spent
-            generator = torch.Generator(device).manual_seed(step_seed(config.seed, step, rank))
+            # All of a step's randomness comes from its number: nothing has to be stored to continue.
+            seed = step_seed(config.seed, step, rank)
+            torch.manual_seed(seed)
+            generator = torch.Generator(device).manual_seed(seed)
             with autocast:
                 losses: dict[str, torch.Tensor] = objective(batch, chosen, generator)
             optimizer.zero_grad(set_to_none=True)
