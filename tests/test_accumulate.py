@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omniloom.modalities.base import Window
 from omniloom.pipeline.batch import Batch
-from omniloom.trainer.accumulate import encode_in_parts, join_contexts, recompute_layers, split_batch
+from omniloom.trainer.accumulate import Recompute, encode_in_parts, join_contexts, recompute_layers, split_batch
 from omniloom.trainer.mico import MiCo, MiCoConfig
 from omniloom.trainer.objectives import Objective, ObjectiveConfig
 from omniloom.trainer.tasks import parse_tasks
@@ -42,11 +42,10 @@ def _batch() -> Batch:
 
 
 def _gradients(
-    accumulate: int, recompute: bool = False, config: MiCoConfig = CONFIG
+    accumulate: int, recompute: Recompute = "none", config: MiCoConfig = CONFIG
 ) -> tuple[float, dict[str, Tensor]]:
     model = make_mico(_world(), config)
-    if recompute:
-        recompute_layers(model)
+    recompute_layers(model, recompute)
     objective = Objective(model, ObjectiveConfig(), accumulate).train()
     losses = objective(_batch(), TASKS, torch.Generator().manual_seed(1))
     losses["loss"].backward()
@@ -65,9 +64,10 @@ def test_gradients_of_parts_are_those_of_the_whole_batch(parts: int) -> None:
         assert error < 1e-4, f"{name}: {error}"
 
 
-def test_layers_computed_again_give_the_same_bits() -> None:
+@pytest.mark.parametrize("recompute", ["text", "all"])
+def test_layers_computed_again_give_the_same_bits(recompute: Recompute) -> None:
     loss, whole = _gradients(1)
-    same, again = _gradients(1, recompute=True)
+    same, again = _gradients(1, recompute)
     assert same == loss
     assert all(torch.equal(again[name], gradient) for name, gradient in whole.items())
 
@@ -91,7 +91,7 @@ def test_random_numbers_of_a_part_are_the_same_both_times() -> None:
 
 
 def test_parts_and_layers_keep_less_for_the_way_back() -> None:
-    def kept_bytes(accumulate: int, recompute: bool) -> int:
+    def kept_bytes(accumulate: int, recompute: Recompute) -> int:
         seen: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -101,17 +101,17 @@ def test_parts_and_layers_keep_less_for_the_way_back() -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model = make_mico(_world(), CONFIG)
-            if recompute:
-                recompute_layers(model)
+            recompute_layers(model, recompute)
             held = [p.untyped_storage().data_ptr() for p in model.parameters()]
             objective = Objective(model, ObjectiveConfig(caption_weight=0), accumulate).train()
             losses = objective(_batch(), TASKS[:1], torch.Generator().manual_seed(1))
         assert losses["loss"].requires_grad
         return sum(size for place, size in seen.items() if place not in held)
 
-    whole = kept_bytes(1, recompute=False)
-    assert kept_bytes(7, recompute=False) < 0.7 * whole
-    assert kept_bytes(1, recompute=True) < 0.7 * whole
+    whole = kept_bytes(1, "none")
+    assert kept_bytes(7, "none") < 0.7 * whole
+    assert kept_bytes(1, "all") < 0.7 * whole
+    assert kept_bytes(1, "all") < kept_bytes(1, "text") < whole
 
 
 def test_a_batch_in_parts_is_the_batch() -> None:

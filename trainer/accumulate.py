@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from omniloom.trainer.context import Context
 from omniloom.trainer.mico import MiCo
 
 Again = Callable[..., Any]
+Recompute = Literal["none", "text", "all"]
 _again = cast(Again, partial(checkpoint, use_reentrant=False))
 
 
@@ -76,12 +77,14 @@ def join_contexts(parts: Sequence[Context]) -> Context:
     return joined
 
 
-def recompute_layers(model: MiCo) -> None:
-    """Activation checkpointing: each transformer layer keeps its input alone and is computed again going back.
+def recompute_layers(model: MiCo, which: Recompute) -> None:
+    """Activation checkpointing: each layer of the text transformer, or of both, keeps its input alone.
 
-    For about a third more computation; the results are the same to the last bit.
+    It is computed again going back, about a third more of its computation; results are the same to the last bit.
     """
-    layers: list[nn.Module] = [*model.encoder.vit.blocks, *model.text.layers]
+    layers: list[nn.Module] = [] if which == "none" else [*model.text.layers]
+    if which == "all":
+        layers += model.encoder.vit.blocks
     for layer in layers:
         layer.forward = partial(_when_learning, layer.forward)
 

@@ -17,7 +17,7 @@ from torch import nn
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Window, read
 from omniloom.pipeline.batch import Batch
-from omniloom.trainer.accumulate import recompute_layers
+from omniloom.trainer.accumulate import Recompute, recompute_layers
 from omniloom.trainer.checkpoint import (
     CheckpointWriter,
     clear_leftovers,
@@ -81,8 +81,8 @@ class TrainConfig:
     device: str = "auto"
     accumulate: int = 1
     """Parts in which a batch is encoded, each again going back: memory of a part, negatives of the whole batch."""
-    recompute: bool = False
-    """Activation checkpointing: a third more computation, memory of one layer instead of all."""
+    recompute: Recompute = "none"
+    """Activation checkpointing of "all" layers, or of the "text" transformer, which `accumulate` does not split."""
     ema: float = 0.0
     """Decay of a running mean of the weights, such as 0.999, which evaluation then uses; 0 keeps none."""
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -218,8 +218,7 @@ def fit(
             state = load_weights(checkpoint, model)
             guard.load_state_dict(state["guard"])
             batches.load_state_dict(state["loader"])
-        if config.recompute:
-            recompute_layers(model)
+        recompute_layers(model, config.recompute)
         objective = spread(Objective(model, config.objective, config.accumulate).train(), device, config.parallel)
         optimizer = make_optimizer(model, config.optim)
         ema = Ema(model, config.ema) if config.ema else None
