@@ -11,6 +11,7 @@ import torch
 
 from omniloom.trainer.checkpoint import checkpoints, newest_checkpoint
 from omniloom.trainer.evaluate import chance, encode, ranks, rerank, score, summary
+from omniloom.trainer.guard import GuardConfig
 from omniloom.trainer.metrics import StepReport
 from omniloom.trainer.mico import MiCo
 from omniloom.trainer.objectives import ObjectiveConfig
@@ -85,6 +86,8 @@ def test_a_run_of_another_recipe_is_refused_by_key(tmp_path: Path) -> None:
     recipe = TrainRecipe(SMALL, SHORT)
     prepare_run(asdict(recipe), tmp_path)
     prepare_run(asdict(replace(recipe, train=replace(SHORT, steps=99))), tmp_path)  # longer is allowed
+    calmer = replace(SHORT, optim=OptimConfig(lr=1e-4), guard=GuardConfig(spike=30))
+    prepare_run(asdict(replace(recipe, train=calmer)), tmp_path)  # what the guard asks for when it stops a run
     with pytest.raises(ValueError, match=r"another train\.seed: use another --run"):
         prepare_run(asdict(replace(recipe, train=replace(SHORT, seed=1))), tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
@@ -48,7 +49,7 @@ class StepReport:
     def from_numbers(cls, numbers: Mapping[str, Any], steps: int) -> StepReport:
         """The report that a line of metrics.jsonl was made of."""
         own = {field.name for field in fields(cls)} - {"steps", "losses"}
-        values = {name: math.nan if value is None else value for name, value in numbers.items()}
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in numbers.items()}
         values |= {name: numbers.get(name) for name in ("tflops", "mfu")}
         known = {name: value for name, value in values.items() if name in own}
         losses = {name: value for name, value in values.items() if name not in own}
@@ -120,7 +121,7 @@ class WandB:
     def __init__(self, run: Path, start: int, recipe: Mapping[str, Any]) -> None:
         module = _import("wandb", "wandb", "wandb")
         kept = run / "wandb.txt"
-        name = kept.read_text().strip() if kept.exists() else module.util.generate_id()
+        name = kept.read_text().strip() if kept.exists() else secrets.token_hex(4)
         kept.write_text(name + "\n")
         self._run = module.init(dir=str(run), id=name, name=run.name, resume="allow", config={"start": start, **recipe})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 Parallel = Literal["auto", "ddp", "fsdp"]
 _LOCK_WAIT_S = 30.0
 """Processes whose driver was killed take some seconds to notice."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EINVAL}
+"""Some network file systems have none: then nobody is kept out."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -111,7 +114,11 @@ def only_trainer_of(run: Path) -> Generator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    break
+                if not isinstance(error, BlockingIOError):
+                    raise
                 if time.monotonic() - began > _LOCK_WAIT_S:
                     raise ValueError(
                         f"another process is training into {run}: wait for it, end it, or use another --run"

@@ -23,6 +23,9 @@ MAY_CHANGE = frozenset(
         # What changes memory and time, but no result beyond rounding.
         "accumulate",
         "recompute",
+        # What the guard asks to change when it stops a run.
+        "guard",
+        "optim",
     )
 )
 
