@@ -39,7 +39,7 @@ def draw_curves(metrics: Path, path: Path) -> bool:
     for place, (title, names) in zip(places, _PANELS, strict=True):
         panel = figure.add_subplot(place)
         for name in losses if names is None else names:
-            _draw(panel, lines, name)
+            _draw(panel, lines, name, smooth=names is None or name == "grad_norm")
         for line in lines:
             if not line.get("taken", True):
                 panel.axvline(line["step"], color="#d9822b", linewidth=0.8, alpha=0.7)
@@ -51,7 +51,7 @@ def draw_curves(metrics: Path, path: Path) -> bool:
             panel.set_xlabel("step", fontsize=9)
             panel.legend(fontsize=9, frameon=False)
         else:
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.06 * panel.get_ylim()[1])
     skipped = lines[-1].get("skipped") or 0
     note = f", {skipped} skipped (orange)" if skipped else ""
     figure.suptitle(f"{metrics.parent.name}: {lines[-1]['step']:,} steps{note}", fontsize=11, x=0.01, ha="left")
@@ -59,19 +59,20 @@ def draw_curves(metrics: Path, path: Path) -> bool:
     return True
 
 
-def _draw(panel: Any, lines: Sequence[Mapping[str, Any]], name: str) -> None:
+def _draw(panel: Any, lines: Sequence[Mapping[str, Any]], name: str, *, smooth: bool) -> None:
     points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     points = [(step, value) for step, value in points if math.isfinite(value)]
     if not points:
         return
     steps, values = zip(*points, strict=True)
-    width = max(1, len(values) // _SMOOTH)
+    width = max(1, len(values) // _SMOOTH) if smooth else 1
     (drawn,) = panel.plot(steps, values, linewidth=0.8, alpha=0.3 if width > 1 else 1.0)
     if width > 1:
         sums = [0.0]
         for value in values:
             sums.append(sums[-1] + value)
         means = [(sums[end] - sums[end - width]) / width for end in range(width, len(sums))]
-        panel.plot(steps[width - 1 :], means, linewidth=1.6, color=drawn.get_color(), label=name)
+        middle = (width - 1) // 2
+        panel.plot(steps[middle : middle + len(means)], means, linewidth=1.6, color=drawn.get_color(), label=name)
     else:
         drawn.set_label(name)

@@ -80,7 +80,10 @@ class TrainConfig:
     """"auto" is bf16 on a GPU."""
     device: str = "auto"
     accumulate: int = 1
-    """Parts in which a batch is encoded, each again going back: memory of a part, negatives of the whole batch."""
+    """Parts in which a batch is encoded, each again going back: memory of a part, negatives of the whole batch.
+
+    Parts of one sample where there are fewer samples than that.
+    """
     recompute: Recompute = "none"
     """Activation checkpointing of "all" layers, or of the "text" transformer, which `accumulate` does not split."""
     ema: float = 0.0
@@ -98,8 +101,6 @@ class TrainConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        if self.accumulate > self.batch_size:
-            raise ValueError(f"train.accumulate must be at most train.batch_size, got {self.accumulate}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"train.ema is a decay in [0, 1), 0 for none, got {self.ema}")
         if unknown := [name for name in self.log_to if name not in SINKS]:
