@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from omniloom.recipes.config import RecipeError, train_recipe
 from omniloom.trainer.ema import Ema
 from omniloom.trainer.flops import training_flops
 from omniloom.trainer.metrics import StepReport
@@ -103,3 +104,18 @@ def test_a_run_with_a_mean_is_evaluated_by_it(tmp_path: Path) -> None:
     assert not torch.equal(loaded.state_dict()[name], model.state_dict()[name])
     assert not torch.equal(loaded.state_dict()[name], last.state_dict()[name])
     assert all(torch.isfinite(tensor).all() for tensor in loaded.state_dict().values())
+
+
+def test_the_keys_of_the_loop_are_recipe_keys_and_wrong_values_name_theirs() -> None:
+    keys = ("train.guard.spike=5", "train.log_to=[tensorboard]", "train.recompute=all", "train.parallel=fsdp")
+    config = train_recipe("mico-base", keys).train
+    assert (config.guard.spike, config.log_to, config.recompute, config.parallel) == (
+        5,
+        ("tensorboard",),
+        "all",
+        "fsdp",
+    )
+    assert config.accumulate == 8
+    for wrong in ("train.guard.spike=0.5", "train.ema=1.5", "train.recompute=some", "train.log_to=[tensorbord]"):
+        with pytest.raises(RecipeError, match=r"train.*(spike|ema|recompute|log_to)"):
+            train_recipe("mico-tiny", [wrong])
