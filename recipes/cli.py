@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from omniloom.pipeline.generate import GenerateProgress
     from omniloom.pipeline.index import IndexProgress
     from omniloom.pipeline.jobs import BuildProgress
-    from omniloom.trainer.train import StepReport
 
 app = typer.Typer(
     name="omniloom",
@@ -192,15 +191,12 @@ def train(
 ) -> None:
     """Train MiCo on a corpus; a run that exists continues."""
     from omniloom.recipes.config import train_recipe
-    from omniloom.recipes.show import bar, emit
+    from omniloom.recipes.live import training_view
+    from omniloom.recipes.show import emit
     from omniloom.trainer.train import train as fit
 
     described = train_recipe(recipe, overrides or ())
-    with bar("train", "steps") as line:
-
-        def show(at: StepReport) -> None:
-            line.update(at.step, at.steps, f"loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s")
-
+    with training_view("train") as show:
         if workers > 1 or address:
             from omniloom.trainer.launch import launch
 

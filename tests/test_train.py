@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,14 @@ import torch
 
 from omniloom.trainer.checkpoint import checkpoints, newest_checkpoint
 from omniloom.trainer.evaluate import chance, encode, ranks, rerank, score, summary
+from omniloom.trainer.guard import GuardConfig
+from omniloom.trainer.metrics import StepReport
 from omniloom.trainer.mico import MiCo
 from omniloom.trainer.objectives import ObjectiveConfig
 from omniloom.trainer.optim import OptimConfig, learning_rate, make_optimizer
+from omniloom.trainer.run import prepare_run
 from omniloom.trainer.tasks import parse_tasks
-from omniloom.trainer.train import StepReport, TrainConfig, TrainRecipe, fit, prepare_run
+from omniloom.trainer.train import TrainConfig, TrainRecipe, fit
 from tests.toys import SMALL, Shuffled, make_mico, make_world
 
 torch.set_num_threads(1)
@@ -81,10 +84,12 @@ def test_a_run_that_is_done_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_run_of_another_recipe_is_refused_by_key(tmp_path: Path) -> None:
     recipe = TrainRecipe(SMALL, SHORT)
-    prepare_run(recipe, tmp_path)
-    prepare_run(replace(recipe, train=replace(SHORT, steps=99)), tmp_path)  # longer is allowed
+    prepare_run(asdict(recipe), tmp_path)
+    prepare_run(asdict(replace(recipe, train=replace(SHORT, steps=99))), tmp_path)  # longer is allowed
+    calmer = replace(SHORT, optim=OptimConfig(lr=1e-4), guard=GuardConfig(spike=30))
+    prepare_run(asdict(replace(recipe, train=calmer)), tmp_path)  # what the guard asks for when it stops a run
     with pytest.raises(ValueError, match=r"another train\.seed: use another --run"):
-        prepare_run(replace(recipe, train=replace(SHORT, seed=1)), tmp_path)
+        prepare_run(asdict(replace(recipe, train=replace(SHORT, seed=1))), tmp_path)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:

@@ -20,15 +20,16 @@ from torch import Tensor
 from omniloom.modalities import load, short_name
 from omniloom.modalities.qa import split as split_question
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.accumulate import join_contexts
 from omniloom.trainer.card import write_card
 from omniloom.trainer.checkpoint import newest_checkpoint
 from omniloom.trainer.cider import cider
 from omniloom.trainer.context import Context
 from omniloom.trainer.losses import digest
 from omniloom.trainer.mico import MiCo
+from omniloom.trainer.ranks import pick_device
 from omniloom.trainer.tasks import QUESTIONS, Task, parse_tasks
 from omniloom.trainer.text import Tokens
-from omniloom.trainer.train import pick_device
 
 if TYPE_CHECKING:
     from omniloom.pipeline.corpus import Corpus
@@ -351,24 +352,6 @@ def _letters(model: MiCo, names: Iterable[str]) -> str:
 def _join(parts: Sequence[Encoded]) -> Encoded:
     """Encoded batches as one: texts and tokens padded to the longest, absent modalities as masked zeros."""
     length = max(part.tokens.ids.shape[1] for part in parts)
-    shapes = {name: tokens.shape[2] for part in parts for name, tokens in part.context.tokens.items()}
-    longest = {
-        name: max(part.context.tokens[name].shape[1] for part in parts if name in part.context.tokens)
-        for name in shapes
-    }
-    joined = Context({}, {}, {}, sum(part.context.size for part in parts))
-    for name, width in shapes.items():
-        tokens, masks, present = [], [], []
-        for part in parts:
-            size, device = part.context.size, part.features.device
-            have = part.context.tokens.get(name, torch.zeros(size, 0, width, device=device))
-            mask = part.context.masks.get(name, torch.zeros(size, 0, dtype=torch.bool, device=device))
-            missing = longest[name] - have.shape[1]
-            tokens.append(F.pad(have, (0, 0, 0, missing)))
-            masks.append(F.pad(mask, (0, missing)))
-            present.append(part.context.present.get(name, torch.zeros(size, dtype=torch.bool, device=device)))
-        joined.tokens[name], joined.masks[name] = torch.cat(tokens), torch.cat(masks)
-        joined.present[name] = torch.cat(present)
     return Encoded(
         keys=[key for part in parts for key in part.keys],
         texts=[text for part in parts for text in part.texts],
@@ -377,5 +360,5 @@ def _join(parts: Sequence[Encoded]) -> Encoded:
             torch.cat([F.pad(part.tokens.mask, (0, length - part.tokens.mask.shape[1])) for part in parts]),
         ),
         features=torch.cat([part.features for part in parts]),
-        context=joined,
+        context=join_contexts([part.context for part in parts]),
     )

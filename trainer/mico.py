@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -321,14 +321,18 @@ class MiCo(nn.Module):
         ids = write(self.text, asked, *seen, self.config.answer_tokens, beams)
         return [self.tokenizer.decode(row) for row in ids.tolist()]
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Writes model.safetensors, model.json, tokenizer.json and a model card into the folder, which is made."""
+    def save_pretrained(self, folder: Path | str, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes model.safetensors, model.json, tokenizer.json and a model card into the folder, which is made.
+
+        weights: written instead of the model's own, such as a copy of them from before.
+        """
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, str(folder / "model.safetensors"))
+        chosen = self.state_dict() if weights is None else weights
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()}
+        save_file(tensors, str(folder / "model.safetensors"))
         # Where the backbone's weights lay is nobody's business, and they are in the file.
         settings = asdict(self.config) | {"backbone_weights": name_of(self.config.backbone_weights)}
         (folder / "model.json").write_text(json.dumps(settings, indent=1) + "\n")
@@ -339,7 +343,7 @@ class MiCo(nn.Module):
     def from_pretrained(cls, folder: Path | str) -> MiCo:
         """The model of a folder made by `save_pretrained`, or the newest of a training run; in evaluation mode.
 
-        Raises FileNotFoundError if the folder holds neither.
+        Of a run that keeps a mean of its weights, it is the mean. Raises FileNotFoundError if the folder holds neither.
         """
         from safetensors.torch import load_file
 
@@ -355,7 +359,8 @@ class MiCo(nn.Module):
         settings |= {"backbone_pretrained": False, "backbone_weights": ""}
         config = MiCoConfig(**settings)
         model = cls(config, Tokenizer.from_json((folder / "tokenizer.json").read_text()))
-        model.load_state_dict(load_file(str(folder / "model.safetensors")))
+        averaged = folder / "ema.safetensors"
+        model.load_state_dict(load_file(str(averaged if averaged.exists() else folder / "model.safetensors")))
         model.about = read_about(folder)
         return model.eval()
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from omniloom.modalities import short_name
 from omniloom.modalities.qa import split
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.accumulate import encode_in_parts
 from omniloom.trainer.context import Context
 from omniloom.trainer.losses import (
     Identity,
@@ -79,16 +80,17 @@ def drop_modalities(batch: Batch, names: Sequence[str], share: float, generator:
 class Objective(nn.Module):
     """The model with its losses: one forward for DDP to wrap."""
 
-    def __init__(self, model: MiCo, config: ObjectiveConfig) -> None:
+    def __init__(self, model: MiCo, config: ObjectiveConfig, accumulate: int = 1) -> None:
+        """accumulate: parts in which batches are encoded, see `encode_in_parts`."""
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.accumulate = model, config, accumulate
 
     def forward(self, batch: Batch, tasks: Sequence[Task], generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars by objective, and their weighted sum as "loss". `generator` lives on the model's device."""
         model, config = self.model, self.config
         if self.training:
             batch = drop_modalities(batch, model.names, config.modality_dropout, generator)
-        context = model.encode_context(batch)
+        context = encode_in_parts(model, batch, self.accumulate)
         told = [task for task in tasks if task.objective != "answer"]
         sums = self._of_captions(batch, context, told, generator) if told else {}
         for task in tasks:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from omniloom.trainer.ranks import is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +31,12 @@ class OptimConfig:
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; norms, biases, embeddings of places and scalars do not decay."""
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[bool, bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and not name.endswith(_UNDECAYED)
-            groups.setdefault((decays, ".vit." in f".{name}"), []).append(parameter)
+            # Sharded and whole tensors cannot share a fused kernel.
+            groups.setdefault((decays, ".vit." in f".{name}", is_sharded(parameter)), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
@@ -39,7 +44,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
                 "weight_decay": config.weight_decay if decays else 0.0,
                 "lr_ratio": config.backbone_lr_ratio if backbone else 1.0,
             }
-            for (decays, backbone), parameters in groups.items()
+            for (decays, backbone, _), parameters in groups.items()
         ],
         lr=config.lr,
         betas=(config.beta1, config.beta2),
@@ -66,5 +71,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip_gradients(parameters: Sequence[Tensor], clip_norm: float) -> Tensor:
-    """Scales gradients down to a global norm of at most `clip_norm`; gives the norm before, NaN included."""
-    return torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else math.inf)
+    """Scales gradients down to a global norm of at most `clip_norm` (0: not at all); gives the norm before.
+
+    Gradients that are sharded over ranks count with all of their parts. The norm is NaN where a gradient is.
+    """
+    sharded = [parameter for parameter in parameters if parameter.grad is not None and is_sharded(parameter.grad)]
+    if not sharded:
+        return torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else math.inf)
+    parts = [cast(Any, parameter.grad).to_local() for parameter in sharded]
+    whole = [p.grad for p in parameters if p.grad is not None and not is_sharded(p.grad)]
+    squares = torch.nn.utils.get_total_norm(parts).square()
+    dist.all_reduce(squares)
+    norm = (squares + torch.nn.utils.get_total_norm(whole).square()).sqrt()
+    if clip_norm > 0:
+        scale = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in [*parts, *whole]:
+            gradient.mul_(scale)
+    return norm

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from omniloom.modalities import load, short_name
 from omniloom.modalities.base import Window, read
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.accumulate import Recompute, recompute_layers
 from omniloom.trainer.card import name_of
-from omniloom.trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from omniloom.trainer.checkpoint import (
+    CheckpointWriter,
+    clear_leftovers,
+    load_ema,
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    take_snapshot,
+)
+from omniloom.trainer.curves import draw_curves
+from omniloom.trainer.ema import Ema
+from omniloom.trainer.flops import peak_flops, training_flops
+from omniloom.trainer.guard import Guard, GuardConfig
+from omniloom.trainer.metrics import SINKS, Metrics, StepReport, open_sinks
 from omniloom.trainer.mico import MiCo, MiCoConfig
 from omniloom.trainer.objectives import Objective, ObjectiveConfig, tasks_of_step
 from omniloom.trainer.optim import OptimConfig, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from omniloom.trainer.tasks import QUESTIONS, parse_tasks
+from omniloom.trainer.ranks import (
+    Parallel,
+    from_first,
+    join_ranks,
+    mean_over_ranks,
+    only_trainer_of,
+    pick_device,
+    spread,
+    wait_for_all,
+)
+from omniloom.trainer.run import prepare_run, replace_text
+from omniloom.trainer.sharded import Sharded
+from omniloom.trainer.tasks import QUESTIONS, Task, parse_tasks
 from omniloom.trainer.text import Tokenizer
 
 if TYPE_CHECKING:
     from omniloom.pipeline.corpus import Corpus
+
+Autocast = AbstractContextManager[Any]
 
 _VIEWS = 8
 """Random views of a sample's texts that the tokenizer learns from: most clips have a few captions."""
@@ -54,13 +80,32 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """"auto" is bf16 on a GPU."""
     device: str = "auto"
+    accumulate: int = 1
+    """Parts in which a batch is encoded, each again going back: memory of a part, negatives of the whole batch.
+
+    Parts of one sample where there are fewer samples than that.
+    """
+    recompute: Recompute = "none"
+    """Activation checkpointing of "all" layers, or of the "text" transformer, which `accumulate` does not split."""
+    ema: float = 0.0
+    """Decay of a running mean of the weights, such as 0.999, which evaluation then uses; 0 keeps none."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    parallel: Parallel = "auto"
+    """Across ranks: "ddp", which "auto" is, holds the model whole on each, "fsdp" a part of it and of the optimiser."""
     log_every: int = 1
+    log_to: tuple[str, ...] = ()
+    """Beside metrics.jsonl: "tensorboard", "wandb"."""
     max_tokenizer_samples: int = 50_000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
+        object.__setattr__(self, "log_to", tuple(self.log_to))
+        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"train.ema is a decay in [0, 1), 0 for none, got {self.ema}")
+        if unknown := [name for name in self.log_to if name not in SINKS]:
+            raise ValueError(f"train.log_to takes {', '.join(SINKS)}, got {unknown[0]!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +114,6 @@ class TrainRecipe:
 
     model: MiCoConfig = field(default_factory=MiCoConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one step did: steps counted from 1, losses in nats."""
-
-    step: int
-    steps: int
-    loss: float
-    losses: Mapping[str, float]
-    lr: float
-    grad_norm: float
-    samples_per_second: float
-    data_wait_fraction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +127,8 @@ class TrainReport:
     data_wait_fraction: float
     loss: float
     checkpoint: str
+    skipped: int = 0
+    """Steps of the run that the guard has not taken."""
 
 
 class Batches(Protocol):
@@ -131,12 +164,11 @@ def train(
             f" {', '.join(corpus.modalities)}"
         )
     if rank == 0:
-        prepare_run(recipe, run)
+        prepare_run(asdict(recipe), run)
         if not (run / "tokenizer.json").exists():
             tokenizer = Tokenizer.train(corpus_texts(recipe, corpus), recipe.model.vocab_size)
-            (run / "tokenizer.json").write_text(tokenizer.to_json())
-    if world_size > 1:
-        dist.barrier()
+            replace_text(run / "tokenizer.json", tokenizer.to_json())
+    wait_for_all()
     if pick_device(config.device).type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # A core for the decoding threads: where all are torch's, each of its parallel sections waits for the slowest.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - min(workers, 1)))
@@ -166,100 +198,143 @@ def fit(
     run: Path,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> TrainReport:
-    """The loop itself: model and optimiser from the run's newest checkpoint if there is one, else from scratch."""
+    """The loop itself: model and optimiser from the run's newest whole checkpoint if there is one, else from scratch.
+
+    Raises FloatingPointError if the guard gives up or the weights are no longer finite, and whatever went wrong
+    while a checkpoint was written.
+    """
     rank, world_size = join_ranks()
     device = pick_device(config.device)
     run.mkdir(parents=True, exist_ok=True)
-    model = model.to(device).train()
-    optimizer = make_optimizer(model, config.optim)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    tasks = parse_tasks(config.tasks, (*model.config.modalities, model.config.text))
+    with ExitStack() as stack:
+        start = 0
+        if rank == 0:
+            stack.enter_context(only_trainer_of(run))
+            clear_leftovers(run)
+            found = newest_checkpoint(run, set_aside=True)
+            start = int(found.name) if found else 0
+        start = from_first(start, device)
+        checkpoint = run / "checkpoints" / f"{start:08d}" if start else None
 
-    start = 0
-    checkpoint = newest_checkpoint(run)
-    if checkpoint:
-        state = load_checkpoint(checkpoint, model, optimizer)
-        start = int(state["step"])
-        batches.load_state_dict(state["loader"])
-    metrics = run / "metrics.jsonl"
-    logged = _lines_until(metrics, start)
+        model = model.to(device).train()
+        guard = Guard(config.guard)
+        if checkpoint:
+            state = load_weights(checkpoint, model)
+            guard.load_state_dict(state["guard"])
+            batches.load_state_dict(state["loader"])
+        recompute_layers(model, config.recompute)
+        objective = spread(Objective(model, config.objective, config.accumulate).train(), device, config.parallel)
+        optimizer = make_optimizer(model, config.optim)
+        ema = Ema(model, config.ema) if config.ema else None
+        if checkpoint:
+            load_optimizer(checkpoint, model, optimizer)
+            if ema:
+                load_ema(checkpoint, ema)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        tasks = parse_tasks(config.tasks, (*model.config.modalities, model.config.text))
+        half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
 
-    objective: nn.Module = Objective(model, config.objective).train()
-    if world_size > 1:
-        devices = [device] if device.type == "cuda" else None
-        # Which parameters a step touches depends on its tasks and on what its samples have.
-        objective = nn.parallel.DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=True)
-    half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        sinks = open_sinks(config.log_to, run, start, asdict(config)) if rank == 0 else []
+        metrics = stack.enter_context(Metrics(run, start, sinks)) if rank == 0 else None
+        writer = stack.enter_context(CheckpointWriter(run, config.keep_checkpoints))
+        peak = peak_flops(device)
+        flops = 0.0  # of a step on this device, once the first batch is there
 
-    began = time.perf_counter()
-    waited = 0.0
-    samples = 0
-    iterator = iter(batches)
-    for step in range(start, config.steps):
-        asked = time.perf_counter()
-        batch = next(iterator, None)
-        waited += time.perf_counter() - asked
-        if batch is None:
-            raise ValueError(
-                f"the data ended at step {step} of {config.steps}: it needs at least one full batch a rank"
-            )
-        batch = batch.to(device)
-        samples += len(batch) * world_size
-
-        rate = learning_rate(step, config.steps, config.optim)
-        set_learning_rate(optimizer, rate)
-        chosen = tasks_of_step(tasks, config.objective, config.seed, step)
-        generator = torch.Generator(device).manual_seed(step_seed(config.seed, step, rank))
-        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            losses: dict[str, Tensor] = objective(batch, chosen, generator)
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        norm = clip_gradients(parameters, config.optim.clip_norm)
-        optimizer.step()
-
-        done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            seconds = time.perf_counter() - began
-            values = {name: float(loss.detach()) for name, loss in losses.items()}
-            report = StepReport(
-                step=done,
-                steps=config.steps,
-                loss=values.pop("loss"),
-                losses=values,
-                lr=rate,
-                grad_norm=float(norm),
-                samples_per_second=samples / seconds,
-                data_wait_fraction=waited / seconds,
-            )
-            if not torch.isfinite(norm) or report.loss != report.loss:
-                raise FloatingPointError(
-                    f"step {done}: loss {report.loss}, gradient norm {report.grad_norm}: lower train.optim.lr;"
-                    " the run's checkpoint is from before"
+        began = time.perf_counter()
+        waited = 0.0
+        samples = 0
+        iterator = iter(batches)
+        for step in range(start, config.steps):
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                raise ValueError(
+                    f"the data ended at step {step} of {config.steps}: it needs at least one full batch a rank"
                 )
-            if rank == 0:
-                logged.append(_metrics_line(report, float(model.scale().detach())))
-                with metrics.open("a") as file:
-                    file.write(logged[-1])
+            batch = batch.to(device)
+            samples += len(batch) * world_size
+
+            rate = learning_rate(step, config.steps, config.optim)
+            set_learning_rate(optimizer, rate)
+            chosen = tasks_of_step(tasks, config.objective, config.seed, step)
+            if step == start:
+                flops, spent = _flops_of_step(objective, device, batch, chosen, autocast)
+                began += spent
+            # All of a step's randomness comes from its number: nothing has to be stored to continue.
+            seed = step_seed(config.seed, step, rank)
+            torch.manual_seed(seed)
+            generator = torch.Generator(device).manual_seed(seed)
+            with autocast:
+                losses: dict[str, torch.Tensor] = objective(batch, chosen, generator)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            if isinstance(objective, Sharded):
+                objective.average_whole()
+            norm = clip_gradients(parameters, config.optim.clip_norm)
+            mean_loss, mean_norm = mean_over_ranks(torch.stack([losses["loss"].detach().float(), norm])).tolist()
+            taken = guard.accepts(mean_loss, mean_norm)
+            if taken:
+                optimizer.step()
+                if ema:
+                    ema.update(step)
+
+            done = step + 1
+            if metrics and (done % config.log_every == 0 or done == config.steps or not taken):
+                seconds = time.perf_counter() - began
+                values = {name: float(loss.detach()) for name, loss in losses.items() if name != "loss"}
+                rate_of_flops = flops * (done - start) / seconds
+                report = StepReport(
+                    step=done,
+                    steps=config.steps,
+                    loss=mean_loss,
+                    losses=values,
+                    lr=rate,
+                    grad_norm=mean_norm,
+                    samples_per_second=samples / seconds,
+                    data_wait_fraction=waited / seconds,
+                    skipped=guard.skipped,
+                    taken=taken,
+                    tflops=rate_of_flops / 1e12,
+                    mfu=rate_of_flops / peak if peak else None,
+                )
+                metrics.write({**report.numbers(), "temperature": 1 / float(model.scale().detach())})
                 if on_step:
                     on_step(report)
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            if rank == 0:
-                state = {"loader": batches.state_dict(), "seed": config.seed, "world_size": world_size}
-                checkpoint = save_checkpoint(run, done, model, optimizer, state, config.keep_checkpoints)
-            if world_size > 1:
-                dist.barrier()
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                position = {"loader": batches.state_dict(), "guard": guard.state_dict()}
+                state = {**position, "seed": config.seed, "world_size": world_size}
+                if rank == 0 or isinstance(objective, Sharded):  # the parts are gathered from all ranks
+                    snapshot = take_snapshot(done, model, optimizer, state, ema)
+                    if rank == 0:
+                        writer.write(snapshot)
+        writer.wait()
+        seconds = time.perf_counter() - began
+        if metrics and samples:
+            draw_curves(metrics.path, run / "curves.png")
+        wait_for_all()  # no rank ends before the last checkpoint is on disk
+        return TrainReport(
+            steps=max(start, config.steps),
+            samples=samples,
+            seconds=seconds,
+            samples_per_second=samples / seconds,
+            data_wait_fraction=waited / seconds,
+            loss=metrics.recent_loss() if metrics else float("nan"),
+            checkpoint=str(writer.written or checkpoint or ""),
+            skipped=guard.skipped,
+        )
 
-    seconds = time.perf_counter() - began
-    recent = [json.loads(line)["loss"] for line in logged[-max(1, len(logged) // 10) :]]
-    return TrainReport(
-        steps=max(start, config.steps),
-        samples=samples,
-        seconds=seconds,
-        samples_per_second=samples / seconds,
-        data_wait_fraction=waited / seconds,
-        loss=sum(recent) / len(recent) if recent else float("nan"),
-        checkpoint=str(checkpoint or ""),
-    )
+
+def _flops_of_step(
+    objective: nn.Module, device: torch.device, batch: Batch, tasks: Sequence[Task], autocast: Autocast
+) -> tuple[int, float]:
+    """Operations that the step's batch and tasks need, and the seconds that counting them took."""
+    began = time.perf_counter()
+    generator = torch.Generator(device).manual_seed(0)
+    with autocast:
+        flops = training_flops(lambda: objective(batch, tasks, generator))
+    return flops, time.perf_counter() - began
 
 
 def make_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> MiCo:
@@ -267,34 +342,6 @@ def make_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> MiCo:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         return MiCo(recipe.model, tokenizer)
-
-
-def prepare_run(recipe: TrainRecipe, run: Path) -> None:
-    """Makes the run's folder with recipe.json, or makes sure that the one there is of this recipe.
-
-    Only train.steps, checkpointing and logging may change between calls. Raises ValueError naming what else did.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "recipe.json"
-    now = json.loads(json.dumps(asdict(recipe)))
-    if path.exists():
-        before = json.loads(path.read_text())
-        differing = [
-            f"{section}.{name}"
-            for section, values in now.items()
-            for name, value in values.items()
-            if before[section].get(name) != value and f"{section}.{name}" not in _MAY_CHANGE
-        ]
-        if differing:
-            raise ValueError(
-                f"{run} was trained with another {', '.join(differing)}: use another --run, or the same recipe"
-            )
-    temporary = path.with_suffix(".writing")
-    temporary.write_text(json.dumps(now, indent=1) + "\n")
-    temporary.replace(path)
-
-
-_MAY_CHANGE = {f"train.{name}" for name in ("steps", "checkpoint_every", "keep_checkpoints", "log_every", "device")}
 
 
 def text_modalities(recipe: TrainRecipe) -> list[str]:
@@ -329,47 +376,3 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     """All randomness of a step on a rank: nothing has to be stored to continue it."""
     digest = hashlib.blake2b(f"{seed}:{step}:{rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def pick_device(name: str) -> torch.device:
-    """A device by name; "auto" is this rank's GPU if there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def join_ranks() -> tuple[int, int]:
-    """(rank, world size); joins the process group that torchrun describes: NCCL on GPUs, gloo elsewhere."""
-    if not dist.is_available() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
-    if not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return dist.get_rank(), dist.get_world_size()
-
-
-def _metrics_line(report: StepReport, scale: float) -> str:
-    record = {**asdict(report), **report.losses, "temperature": 1 / scale}
-    del record["losses"], record["steps"]
-    numbers = {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in record.items()}
-    return json.dumps(numbers) + "\n"
-
-
-def _lines_until(metrics: Path, step: int) -> list[str]:
-    """Metrics up to a step, and the file cut to them: a killed run logged steps that its checkpoint does not hold."""
-    if not metrics.exists():
-        return []
-    lines: list[str] = []
-    for line in metrics.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step:
-                lines.append(line)
-        except ValueError:
-            break  # half a line: the kill came while it was written
-    temporary = metrics.with_suffix(".writing")
-    temporary.write_text("".join(lines))
-    temporary.replace(metrics)
-    return lines
