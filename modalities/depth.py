@@ -239,12 +239,16 @@ def tensor(value: Depth, window: Window) -> np.ndarray:
         nearness = -np.log(nearness)
     some = nearness[known]
     if some.size:
-        # Of a window's hundreds of thousands some ten thousand tell the percentiles as well.
-        low, middle, high = np.percentile(some[:: 1 + 2 * (some.size // 65_536)], [10, 50, 90])
+        low, middle, high = np.percentile(some[:: every(some.size)], [10, 50, 90])
         spread = max(float(high - low) / 2, 1e-3 * max(abs(float(middle)), 1.0))
         nearness = np.clip((nearness - np.float32(middle)) / np.float32(spread), -3, 3)
         np.copyto(out[:, 0], nearness, where=known)
     return out
+
+
+def every(count: Any) -> Any:
+    """Of so many known pixels every how manyth is looked at for the percentiles: ten thousand tell them as well."""
+    return 1 + 2 * (count // 65_536)
 
 
 def example(rng: np.random.Generator) -> Depth:

@@ -277,9 +277,10 @@ def _nearness(near: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     import torch
 
     is_known = known.flatten(1) > 0
-    count = is_known.sum(1, keepdim=True)
-    ranked = torch.where(is_known, near.flatten(1), torch.inf).sort(1).values
-    last = (count - 1).clamp_min(0)
+    number = is_known.cumsum(1) - 1
+    is_ranked = is_known & (number % depth.every(number[:, -1:] + 1) == 0)
+    ranked = torch.where(is_ranked, near.flatten(1), torch.inf).sort(1).values
+    last = (is_ranked.sum(1, keepdim=True) - 1).clamp_min(0)
     low, middle, high = (_at(ranked, fraction * last.double(), last) for fraction in (0.1, 0.5, 0.9))
     spread = torch.maximum((high - low) / 2, 1e-3 * middle.abs().clamp_min(1))
     shown = torch.where(is_known, ((near.flatten(1) - middle) / spread).clamp(-3, 3), 0.0).view_as(near)
