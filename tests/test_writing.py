@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from tests.toys import SMALL, World, make_mico, make_world
 
 torch.set_num_threads(1)
 NAMES = ("frames", "audio")
+# Two layers: with one, what a settled word has seen would never be looked at.
+CONFIG = replace(SMALL, text_depth=2)
 FORBIDDEN = [PAD, UNKNOWN, CLS, MASK]
 
 
@@ -25,7 +28,7 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def model(world: World) -> MiCo:
     """Untrained, but with opinions: its logits are spread so that texts differ and end."""
-    model = make_mico(world).eval()
+    model = make_mico(world, CONFIG).eval()
     with torch.no_grad():
         for module in model.text.modules():
             if isinstance(module, torch.nn.Linear):
@@ -115,7 +118,7 @@ def _log_p(model: MiCo, words: list[int], seen: tuple[torch.Tensor, torch.Tensor
 
 def test_enough_beams_find_the_likeliest_of_all_texts(world: World) -> None:
     config_world = World(world.tensors, ["a b", "c"])
-    model = make_mico(config_world, seed=3).eval()
+    model = make_mico(config_world, CONFIG, seed=3).eval()
     with torch.no_grad():
         model.text.tokens.weight.mul_(60)
     seen = _seen(model, world, 3)
