@@ -48,6 +48,7 @@ def _kill_a_rank(metrics: Path, killed: list[str]) -> None:
             return
 
 
+@pytest.mark.timeout(1200)
 def test_a_rank_that_dies_costs_nothing_and_what_cannot_be_is_said_in_a_line(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", units=2, per_unit=10, modalities=("frames", "audio", "caption"))
     long = replace(RECIPE, train=replace(RECIPE.train, steps=24, checkpoint_every=2))
