@@ -79,16 +79,20 @@ for step, batch in enumerate(loader, 1):
         print(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, flush=True)
 """
 MAY_GROW_MB = 8.0
-"""From the third epoch to the tenth. A batch has some 9 MB: one that stayed each epoch makes 60."""
+"""Of the most in epochs 2 to 5 and in 7 to 10: how many batches are on their way at one moment is chance.
+
+A batch has some 9 MB: one that stayed each epoch makes 45.
+"""
 
 
 def growth_mb(place: str, cache: Path, keep: str) -> float:
-    resident = child(EPOCHS, place, keep, *ALL, OMNILOOM_CACHE=str(cache)).communicate()[0].split()
+    said = child(EPOCHS, place, keep, *ALL, OMNILOOM_CACHE=str(cache)).communicate()[0]
+    resident = [float(line) for line in said.split()]
     assert len(resident) == 11
-    return float(resident[9]) - float(resident[2])
+    return max(resident[6:10]) - max(resident[1:5])
 
 
-def test_memory_after_ten_epochs_is_that_after_three(place: str, tmp_path: Path) -> None:
+def test_memory_does_not_grow_over_ten_epochs(place: str, tmp_path: Path) -> None:
     assert growth_mb(place, tmp_path / "cache", "nothing") < MAY_GROW_MB
 
 
