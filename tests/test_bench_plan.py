@@ -1,4 +1,4 @@
-"""The plan benchmark writes sidecars as a build does, and loaders plan over a hundred thousand samples in little."""
+"""The plan benchmark writes sidecars as a build does, and loaders plan over tens of thousands of samples in little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from omniloom.benchmarks.plan_corpus import LACKING, MODALITIES, PER_UNIT, write
 from omniloom.pipeline import Loader
 from omniloom.pipeline.corpus import Corpus, open_corpus
 
-UNITS = 834
+UNITS = 540
+"""More than a block of those whose fields are kept."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_the_sidecars_are_as_a_build_writes_them(corpus: Corpus) -> None:
     assert len(row["frames"]["sizes"]) == len(row["frames"]["pieces_xxh3"]) == len(row["frames"]["pts_ns"]) == 20
 
 
-def test_an_epoch_of_a_hundred_thousand_holds_each_sample_once_in_any_order(corpus: Corpus) -> None:
+def test_an_epoch_of_many_units_holds_each_sample_once_in_any_order(corpus: Corpus) -> None:
     keys = sorted(corpus.fields(["key"])["key"].to_pylist())
     for shuffle in ("global", "blocks"):
         loader = Loader(corpus, ("caption",), PER_UNIT, epochs=1, workers=0, shuffle=shuffle, open_shards=64)

@@ -125,6 +125,14 @@ def test_every_flipped_or_missing_byte_is_noticed(trained: Path, tmp_path: Path,
     assert not fault(copy)
 
 
+def test_an_old_checkpoint_that_a_kill_left_standing_goes_with_the_next_call(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    shutil.copytree(run / "checkpoints/00000002", run / "checkpoints/00000001")
+    _train(run, steps=4)
+    assert [path.name for path in checkpoints(run)] == ["00000002", "00000004"]
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

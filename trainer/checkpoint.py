@@ -144,9 +144,14 @@ def write_checkpoint(run: Path, snapshot: Snapshot, keep: int = 2) -> Path:
     _remove(final)  # of a run that was continued from an earlier step
     temporary.rename(final)
     _flush(final.parent)
+    trim(run, keep)
+    return final
+
+
+def trim(run: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints, also those that a kill left standing."""
     for old in checkpoints(run)[: -max(keep, 1)]:
         _remove(old)
-    return final
 
 
 class CheckpointWriter:

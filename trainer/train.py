@@ -27,6 +27,7 @@ from omniloom.trainer.checkpoint import (
     load_weights,
     newest_checkpoint,
     take_snapshot,
+    trim,
 )
 from omniloom.trainer.curves import draw_curves
 from omniloom.trainer.ema import Ema
@@ -212,6 +213,7 @@ def fit(
             stack.enter_context(only_trainer_of(run))
             clear_leftovers(run)
             found = newest_checkpoint(run, set_aside=True)
+            trim(run, config.keep_checkpoints)
             start = int(found.name) if found else 0
         start = from_first(start, device)
         checkpoint = run / "checkpoints" / f"{start:08d}" if start else None
