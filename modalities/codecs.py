@@ -109,11 +109,11 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
         return _decode_picture(data, "JPEG")
     try:
         height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
-        if not 0 < width * height <= _MAX_PIXELS:
-            raise ValueError(f"{(width, height)} pixels")
-        return simplejpeg.decode_jpeg(data)
-    except ValueError as error:
-        raise ValueError(f"damaged JPEG: {error}") from error
+        if 0 < width * height <= _MAX_PIXELS:
+            return simplejpeg.decode_jpeg(data)
+    except ValueError:
+        pass  # it also refuses what is odd and whole: bytes between segments, as some cameras leave them
+    return _decode_picture(data, "JPEG")
 
 
 def _decode_png(data: bytes) -> np.ndarray:

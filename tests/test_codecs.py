@@ -175,6 +175,12 @@ def test_jpegs_that_are_cut_or_flipped_are_refused_or_read_and_nothing_else() ->
             assert codecs.decode("jpeg", bytes(flipped)).shape[2] == 3
 
 
+def test_a_jpeg_with_bytes_between_its_segments_is_read() -> None:
+    data = codecs.encode("jpeg", np.full((16, 24, 3), 90, np.uint8))
+    scan = data.index(b"\xff\xda")
+    assert np.array_equal(codecs.decode("jpeg", data[:scan] + b"abc" + data[scan:]), codecs.decode("jpeg", data))
+
+
 @pytest.mark.parametrize("codec", ["jpeg", "png", "flac", "npy", "json", "mp4"])
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 100, b"RIFF....WAVE", b"#EXTM3U\nfile:///etc/hostname\n", b"[" * 100_000]
