@@ -78,10 +78,10 @@ for step, batch in enumerate(loader, 1):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         print(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, flush=True)
 """
-MAY_GROW_MB = 8.0
+MAY_GROW_MB = 15.0
 """Of the most in epochs 2 to 5 and in 7 to 10: how many batches are on their way at one moment is chance.
 
-A batch has some 9 MB: one that stayed each epoch makes 45.
+A batch has some 9 MB: one that stayed each epoch makes 45. Over 240 epochs the most wavers by 10 and does not grow.
 """
 
 
@@ -97,7 +97,7 @@ def test_memory_does_not_grow_over_ten_epochs(place: str, tmp_path: Path) -> Non
 
 
 def test_a_batch_that_stayed_each_epoch_would_be_seen(corpus: Corpus, tmp_path: Path) -> None:
-    assert growth_mb(str(corpus.path), tmp_path / "cache", "leak") > 4 * MAY_GROW_MB
+    assert growth_mb(str(corpus.path), tmp_path / "cache", "leak") > 2 * MAY_GROW_MB
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
