@@ -25,10 +25,12 @@ from omniloom.pipeline.device import stacked as stacked_on_device
 from omniloom.pipeline.order import PADDING, Order, Sources, Wishes
 from omniloom.pipeline.permutation import Ints, key_of
 from omniloom.pipeline.plan import Pick, Plan
+from omniloom.pipeline.processes import Processes, Told, prepare
 from omniloom.pipeline.reader import ShardReader
 from omniloom.pipeline.rows import Entry, Rows
+from omniloom.pipeline.slabs import Shapes, Slab, Slabs
 from omniloom.pipeline.threads import Threads, Watch
-from omniloom.pipeline.view import BadSampleError, Decoder, View, fetch, finish, read_ahead
+from omniloom.pipeline.view import BadSampleError, Decoder, View, fetch, finish, placed, read_ahead, view_in
 
 U = TypeVar("U")
 
@@ -37,6 +39,8 @@ Backend = Literal["auto", "dali", "cpu"]
 Tail = Literal["drop", "pad", "partial"]
 
 _BATCHES_AHEAD = 2
+_THREADS = 4
+"""Workers that are threads if nothing is said. The fifth makes nothing faster: all of them wait for Python's lock."""
 _SUBSTITUTES = 8
 """Samples tried in place of a bad one before giving up."""
 _MANY = 1_000_000
@@ -71,9 +75,10 @@ class Loader:
     Only the bytes of the asked modalities are read, of members in pieces only the pieces shown; each is checked
     against its hash. A sample without a modality has a row of zeros, or "", and `present` False.
 
-    Threads decode, since the codecs release Python's lock; nothing forks, so CUDA may be in use. A Loader is for one
-    iteration at a time. A file system that does not answer ends the iteration with a TimeoutError that names the shard,
-    after `OMNILOOM_TIMEOUT_S` (180); with workers=0 the caller itself hangs, as in any read.
+    Threads decode, since the codecs release Python's lock, or processes, which write to memory that the batch is made
+    of; nothing forks, so CUDA may be in use. A Loader is for one iteration at a time. A file system that does not
+    answer ends the iteration with a TimeoutError that names the shard, after `OMNILOOM_TIMEOUT_S` (180); with
+    workers=0 the caller itself hangs, as in any read.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 2,
+        processes: bool | None = None,
         backend: Backend = "auto",
         on_bad: OnBad = "raise",
         max_bad: int = 100,
@@ -105,13 +111,14 @@ class Loader:
     ) -> None:
         """Reads the sidecars' columns of the asked modalities, and no tar.
 
-        batch_size: samples a rank. workers: threads; 0 decodes in the caller's. backend: "auto" takes DALI where there
-        is a GPU and DALI; the tensors that it makes are on the GPU then. on_bad: "raise" a `BadSampleError`; "skip"
-        takes another sample for it in training and leaves it out in evaluation; "quarantine" also lists it in the
-        corpus' quarantine.jsonl; both raise once more than `max_bad` samples are bad. mixture: corpora and their
-        weights, in place of `corpus`. window: how much of a sample a batch shows. split: only samples of that split.
-        permute: modalities read from another sample of another source, by a fixed derangement: the control of an
-        experiment.
+        batch_size: samples a rank. workers: cores to decode with; 0 decodes in the caller's thread. processes: whether
+        workers are processes, which take a second to start, or threads, of which more than four or five gain nothing;
+        None: processes for more than four workers without DALI. backend: "auto" takes DALI where there is a GPU and
+        DALI; the tensors that it makes are on the GPU then. on_bad: "raise" a `BadSampleError`; "skip" takes another
+        sample for it in training and leaves it out in evaluation; "quarantine" also lists it in the corpus'
+        quarantine.jsonl; both raise once more than `max_bad` samples are bad. mixture: corpora and their weights, in
+        place of `corpus`. window: how much of a sample a batch shows. split: only samples of that split. permute:
+        modalities read from another sample of another source, by a fixed derangement: the control of an experiment.
 
         micro_batch: if samples are to be alike; it divides batch_size and is batch_size if nothing else is said. The
         sequence depends on it, so state it when the number of ranks may change. share: modalities that a micro-batch
@@ -130,6 +137,8 @@ class Loader:
                 f"needs batch_size >= 1, 0 <= rank < world_size and workers >= 0,"
                 f" got {batch_size = }, {rank = }, {world_size = }, {workers = }"
             )
+        if processes and not workers:
+            raise ValueError("processes=True needs workers, and workers=0 decodes in the caller's thread")
         shares = dict(mixture) if mixture is not None else {corpus: 1.0}
         corpora = [item if isinstance(item, Corpus) else open_corpus(item) for item in shares if item is not None]
         names = tuple(short_name(name) for name in modalities)
@@ -159,6 +168,13 @@ class Loader:
         self._position = 0
         self._total = self._count(epochs)
         self._decoder = Decoder(backend, threads=max(1, workers))
+        if processes and self._decoder.dali:
+            raise ValueError("DALI decodes in the process that trains: leave processes=True, or say backend='cpu'")
+        self._processes = workers > _THREADS and not self._decoder.dali if processes is None else processes
+        if self._processes:
+            prepare()
+        # Enough to do for all workers, also where a batch is smaller than their number.
+        self._ahead = max(_BATCHES_AHEAD, -(-workers // batch_size)) if workers else 0
         self._bad: dict[str, BadSample] = {}
         self._lock = threading.Lock()
 
@@ -222,16 +238,14 @@ class Loader:
             self._position = 0
         with ExitStack() as stack:
             stack.callback(self._decoder.close)
-            coordinators = pool = None
-            if self._workers:
-                pool = _executor(stack, self._workers, self._reader.watch)
-                coordinators = _executor(stack, _BATCHES_AHEAD, self._reader.watch)
+            crew = self._crew(stack)
+            coordinators = _executor(stack, self._ahead, self._reader.watch) if self._ahead else None
             queue: deque[tuple[int, Callable[[], Batch]]] = deque()
             start = self._position
             while True:
-                while len(queue) <= (_BATCHES_AHEAD if self._workers else 0) and not self._is_over(start):
+                while len(queue) <= self._ahead and not self._is_over(start):
                     positions = self._slice(start // self._global_batch)
-                    made = self._later(coordinators, positions, pool)
+                    made = self._later(coordinators, positions, crew)
                     queue.append((start + self._global_batch, made))
                     start += self._global_batch
                 if not queue:
@@ -308,23 +322,32 @@ class Loader:
 
     # --- making a batch ---------------------------------------------------------------------------------------
 
-    def _later(self, coordinators: Executor | None, positions: Ints, pool: Executor | None) -> Callable[[], Batch]:
+    def _crew(self, stack: ExitStack) -> _Crew:
+        """Starts what decodes, which ends when the stack unwinds."""
+        watch = self._reader.watch
+        if not self._processes:
+            return _Crew(_executor(stack, self._workers, watch) if self._workers else None)
+        slabs = Slabs(self._ahead + 1)
+        processes = Processes(self._workers, self._modules, watch.limit_s, slabs)
+        stack.callback(processes.close)
+        return _Crew(_executor(stack, self._workers, watch), processes, slabs)
+
+    def _later(self, coordinators: Executor | None, positions: Ints, crew: _Crew) -> Callable[[], Batch]:
         """Starts making a batch, and returns how to get it; without threads it is made when asked for."""
         if coordinators is None:
-            return lambda: self._make(positions, None)
-        future: Future[Batch] = coordinators.submit(self._make, positions, pool)
+            return lambda: self._make(positions, crew)
+        future: Future[Batch] = coordinators.submit(self._make, positions, crew)
         return lambda: self._reader.watch.result(future)
 
-    def _make(self, positions: Ints, pool: Executor | None) -> Batch:
+    def _make(self, positions: Ints, crew: _Crew) -> Batch:
         with self._decoder.lane():
-            return self._made(positions, pool)
+            return self._made(positions, crew)
 
-    def _made(self, positions: Ints, pool: Executor | None) -> Batch:
+    def _made(self, positions: Ints, crew: _Crew) -> Batch:
         found = self._entries(self._pick(positions))
-        tensors = self._zeros(len(found))
-        rows = [{name: tensor[place].numpy() for name, tensor in tensors.items()} for place in range(len(found))]
+        sheet = self._sheet(len(found), crew)
         places = [place for place, item in enumerate(found) if item is not None]
-        views = self._views([item for item in found if item is not None], [rows[place] for place in places], pool)
+        views = self._views([item for item in found if item is not None], places, sheet, crew)
         samples: dict[int, tuple[Entry, View] | None] = dict.fromkeys(range(len(found)))
         for place, (entry, view) in zip(places, views, strict=True):
             if not isinstance(view, BadSampleError):
@@ -332,54 +355,92 @@ class Loader:
                 continue
             self._note(entry, view)
             if self._train:
-                samples[place] = self._substitute(positions[place], rows[place])
+                samples[place] = self._substitute(positions[place], place, sheet)
             else:
                 del samples[place]
+        sheet.blank([place for place, item in samples.items() if item is None])
+        tensors = sheet.tensors
         if len(samples) < len(found):
             tensors = {name: tensor[list(samples)] for name, tensor in tensors.items()}
         return self._batch(list(samples.values()), tensors)
 
     def _views(
-        self,
-        entries: Sequence[tuple[Entry, Window]],
-        rows: Sequence[Mapping[str, np.ndarray]],
-        pool: Executor | None,
+        self, items: Sequence[tuple[Entry, Window]], places: Sequence[int], sheet: _Sheet, crew: _Crew
     ) -> list[tuple[Entry, View | BadSampleError]]:
-        """Reads and decodes samples to rows of a batch; those that are bad come back as the error they gave."""
-        reader = read_ahead(entries, self._modules, self._reader)
+        """Reads and decodes samples to rows of a sheet; those that are bad come back as the error they gave."""
+        if crew.processes:
+            views = self._by_processes(items, places, sheet, crew)
+        elif self._decoder.dali:
+            views = self._by_dali(items, places, sheet, crew.threads)
+        else:
+            reader = read_ahead(items, self._modules, self._reader)
+            modules, decoder, used = self._modules, self._decoder, sheet.slab is not None
+
+            def show(item: tuple[Entry, Window], place: int) -> View | BadSampleError:
+                return view_in(sheet.row(place), *item, modules, reader, decoder, used=used)
+
+            views = _map(crew.threads, show, items, places)
+        return [(entry, view) for (entry, _), view in zip(items, views, strict=True)]
+
+    def _by_processes(
+        self, items: Sequence[tuple[Entry, Window]], places: Sequence[int], sheet: _Sheet, crew: _Crew
+    ) -> list[View | BadSampleError]:
+        """One piece of the batch to each process: the first batch is there as soon as can be."""
+        assert crew.processes is not None
+        assert sheet.slab is not None
+        size = max(1, -(-len(items) // self._workers))
+        starts = range(0, len(items), size)
+
+        def show(start: int) -> Told:
+            part = slice(start, start + size)
+            return crew.processes.show(items[part], places[part], sheet.slab, sheet.shapes)
+
+        views: list[View | BadSampleError] = []
+        for told in _map(crew.threads, show, starts):
+            self._reader.count(told.bytes_read)
+            self._decoder.note(told.decoded)
+            views += told.views
+        return views
+
+    def _by_dali(
+        self,
+        items: Sequence[tuple[Entry, Window]],
+        places: Sequence[int],
+        sheet: _Sheet,
+        threads: Executor | None,
+    ) -> list[View | BadSampleError]:
+        """Threads read, DALI decodes a batch at once, threads do what it left."""
+        reader = read_ahead(items, self._modules, self._reader)
 
         def read(item: tuple[Entry, Window]) -> dict[str, Any] | BadSampleError:
             try:
-                return fetch(item[0], item[1], self._modules, reader, None if self._decoder.dali else self._decoder)
+                return fetch(*item, self._modules, reader, None)
             except BadSampleError as error:
                 return error
 
         def show(
-            item: tuple[Entry, Window], fetched: dict[str, Any] | BadSampleError, row: Mapping[str, np.ndarray]
-        ) -> tuple[Entry, View | BadSampleError]:
-            entry, window = item
+            item: tuple[Entry, Window], fetched: dict[str, Any] | BadSampleError, place: int
+        ) -> View | BadSampleError:
             if isinstance(fetched, BadSampleError):
-                return entry, fetched
+                return fetched
             try:
-                return entry, _placed(finish(entry, window, self._modules, fetched, self._decoder), row)
+                return placed(finish(*item, self._modules, fetched, self._decoder), sheet.row(place), used=False)
             except BadSampleError as error:
-                return entry, error
+                return error
 
-        if not self._decoder.dali:
-            return _map(pool, lambda item, row: show(item, read(item), row), entries, rows)
-        fetched = _map(pool, read, entries)
-        good = [(item, window) for item, (_, window) in zip(fetched, entries, strict=True) if isinstance(item, dict)]
+        fetched = _map(threads, read, items)
+        good = [(item, window) for item, (_, window) in zip(fetched, items, strict=True) if isinstance(item, dict)]
         self._decoder.decode_many([item for item, _ in good], [window for _, window in good], self._modules)
-        return _map(pool, show, entries, fetched, rows)
+        return _map(threads, show, items, fetched, places)
 
-    def _substitute(self, position: int, row: Mapping[str, np.ndarray]) -> tuple[Entry, View]:
+    def _substitute(self, position: int, place: int, sheet: _Sheet) -> tuple[Entry, View]:
         """Another sample for a bad one, so that every rank's batch stays full: chosen by position alone."""
         retry = 0
         while True:
             retry += 1
             [item] = self._entries(self._pick(np.array([position], np.int64), retry))
             assert item is not None, "a substitute is a sample"
-            [(entry, view)] = self._views([item], [row], None)
+            [(entry, view)] = self._views([item], [place], sheet, _Crew(None))
             if not isinstance(view, BadSampleError):
                 return entry, view
             self._note(entry, view)
@@ -406,17 +467,21 @@ class Loader:
                 with os.fdopen(handle, "wb", buffering=0) as file:  # one write: ranks append to the same file
                     file.write(line.encode())
 
-    def _zeros(self, count: int) -> dict[str, torch.Tensor]:
-        """Rows for a batch's arrays, in memory that a GPU copies from while it computes, where there is one.
+    def _sheet(self, count: int, crew: _Crew) -> _Sheet:
+        """Rows for a batch's arrays. With a GPU they are in memory that it copies from while it computes.
 
         DALI makes most of its arrays elsewhere: rows that nobody writes to cost nothing, unless they are pinned.
         """
         stems = {name: module.stem for name, module in self._modules.items() if module.stem.kind != "text"}
         shapes = {name: (count, *_shape(stem.kind, stem.channels, self._window)) for name, stem in stems.items()}
+        if crew.slabs:
+            slab, arrays = crew.slabs.take(shapes)
+            return _Sheet({name: torch.from_numpy(array) for name, array in arrays.items()}, shapes, slab)
         if torch.cuda.is_available() and not self._decoder.dali:
-            return {name: torch.zeros(shape, pin_memory=True) for name, shape in shapes.items()}
+            return _Sheet({name: torch.zeros(shape, pin_memory=True) for name, shape in shapes.items()}, shapes)
         # NumPy asks for large pages and PyTorch does not: writing to new ones takes a quarter of the time.
-        return {name: torch.from_numpy(np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        return _Sheet({name: torch.from_numpy(array) for name, array in arrays.items()}, shapes)
 
     def _batch(self, samples: Sequence[tuple[Entry, View] | None], tensors: dict[str, torch.Tensor]) -> Batch:
         """None is padding."""
@@ -430,11 +495,38 @@ class Loader:
                 continue
             if any(isinstance(value, torch.Tensor) for value in values):
                 tensors[name] = stacked_on_device(values, tuple(tensors[name].shape[1:]))
-            elif self._decoder.dali and torch.cuda.is_available():
+            elif torch.cuda.is_available() and not tensors[name].is_pinned():
                 tensors[name] = tensors[name].pin_memory()
         keys = [item[0].key if item else "" for item in samples]
         sources = [item[0].source if item else "" for item in samples]
         return Batch(keys, sources, tensors, present, texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """Who decodes: the caller's thread, threads, or processes, to each of which a thread speaks."""
+
+    threads: Executor | None
+    processes: Processes | None = None
+    slabs: Slabs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """The arrays of a batch in the making, a row a sample."""
+
+    tensors: dict[str, torch.Tensor]
+    shapes: Shapes
+    slab: Slab | None = None
+    """What processes write to; anything may stand there. All other sheets begin with zeros."""
+
+    def row(self, place: int) -> dict[str, np.ndarray]:
+        return {name: tensor[place].numpy() for name, tensor in self.tensors.items()}
+
+    def blank(self, places: Sequence[int]) -> None:
+        """Makes rows zeros, of padding."""
+        for tensor in self.tensors.values() if self.slab and places else ():
+            tensor[places] = 0
 
 
 def _order(
@@ -468,16 +560,6 @@ def _shape(kind: str, channels: int, window: Window) -> tuple[int, ...]:
         "points": (window.num_points, channels),
     }
     return shapes[kind]
-
-
-def _placed(view: View, row: Mapping[str, np.ndarray]) -> View:
-    """The view with its arrays copied to a row of the batch: by the thread that made them and has them in its cache."""
-    there: dict[str, np.ndarray] = {}
-    for name, value in view.items():
-        if isinstance(value, np.ndarray):
-            there[name] = row[name]
-            there[name][...] = value
-    return {**view, **there}
 
 
 def _map(pool: Executor | None, function: Callable[..., U], *items: Sequence[Any]) -> list[U]:

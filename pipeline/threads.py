@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_LOOK_S = 1.0
+LOOK_S = 1.0
 """How often those who wait look whether there is still hope."""
 
 
@@ -49,13 +49,18 @@ class Watch:
 
     def result(self, future: Future[T]) -> T:
         """What the future returns or raises. Raises TimeoutError, naming the file, if a read hangs meanwhile."""
-        while not wait([future], timeout=min(_LOOK_S, self.limit_s)).done:
+        while not wait([future], timeout=min(LOOK_S, self.limit_s)).done:
             if hanging := self.hangs():
-                raise TimeoutError(
-                    f"a read hangs that began with {hanging}: its disk or network file system does not answer"
-                    " (OMNILOOM_TIMEOUT_S says how long is waited); run again when it does, nothing is lost"
-                )
+                raise hung(hanging)
         return future.result()
+
+
+def hung(what: str) -> TimeoutError:
+    """To be raised for a read that `Watch.hangs` tells of."""
+    return TimeoutError(
+        f"a read hangs that began with {what}: its disk or network file system does not answer (OMNILOOM_TIMEOUT_S"
+        " says how long is waited); run again when it does, nothing is lost"
+    )
 
 
 class Threads(Executor):
@@ -93,7 +98,7 @@ class Threads(Executor):
                 self._work.put(None)
         for thread in self._threads:
             while wait and thread.is_alive() and not self._hopeless():
-                thread.join(_LOOK_S)
+                thread.join(LOOK_S)
 
     def _serve(self) -> None:
         while item := self._work.get():

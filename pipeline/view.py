@@ -47,7 +47,8 @@ class BadSampleError(ValueError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._made_of  # whole, also where it came from another process
+        notes = {"__notes__": self.__notes__} if hasattr(self, "__notes__") else {}
+        return type(self), self._made_of, notes  # whole, also where it came from another process
 
 
 class Decoder:
@@ -58,6 +59,17 @@ class Decoder:
         self._ran: Counter[tuple[str, str]] = Counter()
         self._left: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
+
+    @property
+    def ran(self) -> Counter[tuple[str, str]]:
+        """Pieces by codec and who decoded them."""
+        with self._lock:
+            return self._ran.copy()
+
+    def note(self, ran: Counter[tuple[str, str]]) -> None:
+        """Adds pieces that another process decoded."""
+        with self._lock:
+            self._ran += ran
 
     def report(self, codecs_used: Sequence[str]) -> str:
         """For example "jpeg: dali (cpu) 96 pieces; json: cpu 24 pieces", and what DALI left to the CPU, and why."""
@@ -294,6 +306,40 @@ def finish(
         except (ValueError, Rejected) as error:
             raise BadSampleError(entry, name, str(error)) from error
     return view
+
+
+def view_in(
+    row: Mapping[str, np.ndarray],
+    entry: Entry,
+    window: Window,
+    modules: Mapping[str, Modality],
+    reader: SpanReader,
+    decoder: Decoder,
+    *,
+    used: bool,
+) -> View | BadSampleError:
+    """Reads and decodes a sample, whose arrays are put into its row of a batch; the error, if it is a bad one.
+
+    used: the row may hold what another batch left there, so zeros are written where the sample lacks a modality.
+    """
+    try:
+        view = finish(entry, window, modules, fetch(entry, window, modules, reader, decoder), decoder)
+    except BadSampleError as error:
+        return error
+    return placed(view, row, used=used)
+
+
+def placed(view: View, row: Mapping[str, np.ndarray], *, used: bool) -> View:
+    """The view with its arrays copied to a row of the batch: by the thread that made them and has them in its cache."""
+    there: dict[str, np.ndarray] = {}
+    for name, array in row.items():
+        value = view[name]
+        if isinstance(value, np.ndarray):
+            there[name] = array
+            array[...] = value
+        elif value is None and used:
+            array.fill(0)
+    return {**view, **there}
 
 
 def _from_movie(name: str, fetched: Fetched, window: Window) -> Fetched:

@@ -46,6 +46,11 @@ def place(request: pytest.FixtureRequest, corpus: Corpus) -> Iterator[str]:
         yield f"{server.url}/data/corpus"
 
 
+@pytest.fixture(params=[False, True], ids=["threads", "processes"])
+def processes(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
 def make(corpus: Any, modalities: tuple[str, ...] = SMALL, **kwargs: Any) -> Loader:
     return Loader(corpus, modalities, 4, **{"window": WINDOW, "workers": 2, "backend": "cpu", **kwargs})
 
@@ -68,8 +73,9 @@ from pathlib import Path
 from omniloom.modalities.base import Window
 from omniloom.pipeline import Loader
 
-place, keep, *names = sys.argv[1:]
-loader = Loader(place, names, 8, workers=2, backend="cpu", epochs=11, window=Window(4, 96, 32_000, 512))
+place, keep, processes, *names = sys.argv[1:]
+window = Window(4, 96, 32_000, 512)
+loader = Loader(place, names, 8, workers=2, processes=bool(processes), backend="cpu", epochs=11, window=window)
 kept = []
 for step, batch in enumerate(loader, 1):
     if step % 3 == 0:
@@ -85,8 +91,8 @@ A batch has some 9 MB: one that stayed each epoch makes 45. Over 240 epochs the 
 """
 
 
-def growth_mb(place: str, cache: Path, keep: str) -> float:
-    said = child(EPOCHS, place, keep, *ALL, OMNILOOM_CACHE=str(cache)).communicate()[0]
+def growth_mb(place: str, cache: Path, keep: str, processes: str = "") -> float:
+    said = child(EPOCHS, place, keep, processes, *ALL, OMNILOOM_CACHE=str(cache)).communicate()[0]
     resident = [float(line) for line in said.split()]
     assert len(resident) == 11
     return max(resident[6:10]) - max(resident[1:5])
@@ -94,6 +100,10 @@ def growth_mb(place: str, cache: Path, keep: str) -> float:
 
 def test_memory_does_not_grow_over_ten_epochs(place: str, tmp_path: Path) -> None:
     assert growth_mb(place, tmp_path / "cache", "nothing") < MAY_GROW_MB
+
+
+def test_memory_of_processes_does_not_grow_over_ten_epochs(corpus: Corpus, tmp_path: Path) -> None:
+    assert growth_mb(str(corpus.path), tmp_path / "cache", "nothing", "yes") < MAY_GROW_MB
 
 
 def test_a_batch_that_stayed_each_epoch_would_be_seen(corpus: Corpus, tmp_path: Path) -> None:
@@ -107,22 +117,27 @@ import sys
 from omniloom.modalities.base import Window
 from omniloom.pipeline import Loader
 
-place, *names = sys.argv[1:]
-for batch in Loader(place, names, 4, workers=2, backend="cpu", window=Window(2, 16, 1600)):
+place, processes, *names = sys.argv[1:]
+for batch in Loader(place, names, 4, workers=2, processes=bool(processes), backend="cpu", window=Window(2, 16, 1600)):
     print(*batch.keys, flush=True)
 """
 
 
-def test_a_killed_process_leaves_no_child_no_shared_memory_no_file_and_no_lock(place: str, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_child_no_shared_memory_no_file_and_no_lock(
+    place: str, processes: bool, tmp_path: Path
+) -> None:
     cache, scratch = tmp_path / "cache", tmp_path / "scratch"
     scratch.mkdir()
     shared = set(SHARED_MEMORY.iterdir())
     for steps in (1, 5):
-        running = child(ENDLESS, place, *SMALL, OMNILOOM_CACHE=str(cache), TMPDIR=str(scratch))
+        running = child(
+            ENDLESS, place, "yes" if processes else "", *SMALL, OMNILOOM_CACHE=str(cache), TMPDIR=str(scratch)
+        )
         assert running.stdout
         for _ in range(steps):
             assert running.stdout.readline()
         children = psutil.Process(running.pid).children(recursive=True)
+        assert len(children) == (3 if processes else 0), "two that decode, and the one that they were forked from"
         running.send_signal(signal.SIGKILL)
         running.communicate()
         assert running.returncode == -signal.SIGKILL
@@ -134,7 +149,7 @@ def test_a_killed_process_leaves_no_child_no_shared_memory_no_file_and_no_lock(p
     for path in locks:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    after = child(ENDLESS, place, *SMALL, OMNILOOM_CACHE=str(cache), TMPDIR=str(scratch))
+    after = child(ENDLESS, place, "yes" if processes else "", *SMALL, OMNILOOM_CACHE=str(cache), TMPDIR=str(scratch))
     assert after.stdout
     expected = next(iter(make(place)))
     assert after.stdout.readline().split() == expected.keys
@@ -145,28 +160,32 @@ def test_a_killed_process_leaves_no_child_no_shared_memory_no_file_and_no_lock(p
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_damage_met_in_a_thread_arrives_with_key_shard_member_and_cause(tmp_path: Path) -> None:
+def test_damage_met_by_a_worker_arrives_with_key_shard_member_and_cause(processes: bool, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path, 2, 4)
     row = corpus.table().to_pylist()[5]
     flip(corpus.shards[1], row["audio"]["offset"] + 40)
     with pytest.raises(BadSampleError) as caught:
-        list(make(corpus, epochs=1))
+        list(make(corpus, epochs=1, processes=processes))
     error = caught.value
     assert (error.key, error.shard, error.modality) == (row["key"], "shards/000001.tar", "audio")
     assert error.member == f"{row['key']}.audio.flac"
     assert all(word in str(error) for word in (error.key, error.shard, error.member, "do not match their hash"))
-    assert isinstance(error.__cause__, DamagedError)
-    assert any(entry.name == "fetch" for entry in caught.traceback), "where in the thread it happened"
+    if processes:
+        assert "in fetch" in error.__notes__[0]
+        assert "DamagedError: " in error.__notes__[0]
+    else:
+        assert isinstance(error.__cause__, DamagedError)
+        assert any(entry.name == "fetch" for entry in caught.traceback), "where in the thread it happened"
     elsewhere = pickle.loads(pickle.dumps(error))  # noqa: S301  as Ray and torch bring it from another process
     assert (str(elsewhere), elsewhere.key, elsewhere.member) == (str(error), error.key, error.member)
 
 
-def test_a_disk_that_fails_is_no_bad_sample_and_is_named(tmp_path: Path) -> None:
+def test_a_disk_that_fails_is_no_bad_sample_and_is_named(processes: bool, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path, 1, 4)
     [shard] = corpus.shards
     shard.unlink()
     shard.mkdir()  # what can be opened and not be read
-    loader = make(corpus, ("caption",), epochs=1, on_bad="skip")
+    loader = make(corpus, ("caption",), epochs=1, on_bad="skip", processes=processes)
     with pytest.raises(OSError, match=r"sample \w{32}, its caption: Is a directory: '.*shards/000000.tar'"):
         list(loader)
     assert not loader.bad
@@ -192,19 +211,20 @@ from omniloom.pipeline import Loader
 
 began = time.monotonic()
 try:
-    list(Loader(sys.argv[1], ("caption",), 4, workers=2, backend="cpu", epochs=1, on_bad="skip"))
+    options = {"workers": 2, "processes": bool(sys.argv[2]), "backend": "cpu", "epochs": 1, "on_bad": "skip"}
+    list(Loader(sys.argv[1], ("caption",), 4, **options))
 except TimeoutError as error:
     print(error, flush=True)
 """
 
 
-def test_a_read_that_hangs_ends_the_run_with_the_shard_named(tmp_path: Path) -> None:
+def test_a_read_that_hangs_ends_the_run_with_the_shard_named(processes: bool, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", 2, 4)
     shard = corpus.shards[1]
     shard.unlink()
     os.mkfifo(shard)  # nobody writes: opening it never returns
     began = time.monotonic()
-    running = child(HUNG, str(corpus.path), OMNILOOM_TIMEOUT_S="1")
+    running = child(HUNG, str(corpus.path), "yes" if processes else "", OMNILOOM_TIMEOUT_S="1")
     said = running.communicate(timeout=60)[0]
     assert running.returncode == 0, "the process ends, though a thread never will"
     assert time.monotonic() - began < 45

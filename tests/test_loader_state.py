@@ -53,7 +53,7 @@ class Training(RuleBasedStateMachine):
         self.state = alone.state_dict()
         self.start(1, 0, "cpu")
 
-    def loader(self, rank: int, world_size: int, workers: int, backend: Any) -> Loader:
+    def loader(self, rank: int, world_size: int, workers: int, backend: Any, processes: bool = False) -> Loader:
         return Loader(
             corpus(),
             ("audio", "caption"),
@@ -61,13 +61,14 @@ class Training(RuleBasedStateMachine):
             rank=rank,
             world_size=world_size,
             workers=workers,
+            processes=processes,
             backend=backend,
             window=Window(1, 8, 160),
             **self.asked,
         )
 
-    def start(self, world_size: int, workers: int, backend: str) -> None:
-        self.ranks = [self.loader(rank, world_size, workers, backend) for rank in range(world_size)]
+    def start(self, world_size: int, workers: int, backend: str, processes: bool = False) -> None:
+        self.ranks = [self.loader(rank, world_size, workers, backend, processes) for rank in range(world_size)]
         for loader in self.ranks:
             loader.load_state_dict(json.loads(json.dumps(self.state)))
         self.streams = [iter(loader) for loader in self.ranks]
@@ -95,12 +96,12 @@ class Training(RuleBasedStateMachine):
     @rule(
         world_size=st.sampled_from([1, 2, 4]),
         workers=st.sampled_from([0, 1, 2, 4]),
-        backend=st.sampled_from(["cpu", "dali"]),
+        decoder=st.sampled_from(["cpu", "dali", "processes"]),
     )
-    def die_and_continue(self, world_size: int, workers: int, backend: str) -> None:
+    def die_and_continue(self, world_size: int, workers: int, decoder: str) -> None:
         self.teardown()
         self.step = self.state["position"] // GLOBAL_BATCH % len(self.foretold)
-        self.start(world_size, workers, backend)
+        self.start(world_size, workers, "dali" if decoder == "dali" else "cpu", decoder == "processes" and workers > 0)
 
     def teardown(self) -> None:
         for stream in getattr(self, "streams", ()):
