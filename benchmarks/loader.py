@@ -54,6 +54,8 @@ class Row:
     kind: str = ""
     """Of a bare loop."""
     skip_bad: bool = False
+    processes: bool = True
+    """Of our own loader."""
 
     @property
     def things(self) -> tuple[str, ...]:
@@ -77,7 +79,8 @@ ROWS = (
     Row(BARE, "bare", "ours", (*_MOST, "corrupt"), "a process a core, spans known before; no shuffle", kind="arrays"),
     Row("bare loop, codecs alone", "bare", "ours", _MOST, "no square is cut, no float made", kind="decode"),
     Row("bare loop, H.264", "bare", "h264", ("frames",), "PyAV up to the last picture shown", kind="movie"),
-    Row(OURS, "ours", "ours", _MOST, "threads; spans of members, each checked; shuffled over the epoch"),
+    Row(OURS, "ours", "ours", _MOST, "spans of members, each checked; shuffled over the epoch"),
+    Row("omniloom, threads", "ours", "ours", _MOST, "the same with processes=False", processes=False),
     Row("omniloom, skip", "ours", "ours", ("corrupt",), "the same with on_bad='skip'", skip_bad=True),
     Row("webdataset + PyAV", "webdataset", "h264", _MOST, f"{_WDS}; PyAV up to the last picture shown"),
     Row("webdataset + torchcodec", "webdataset", "h264", _MOST, f"{_WDS}; torchcodec by index", video="torchcodec"),
@@ -341,7 +344,9 @@ class _Bench:
     def _ask(self, row: Row, task: str, what: str, **more: Any) -> dict[str, Any] | Failed:
         folder = self._data[task].folders[_place(row)]
         batch = self._batch(task)
-        spec = Spec(row.loader, task, row.layout, row.video, str(folder), self._workers, batch, row.skip_bad)
+        spec = Spec(
+            row.loader, task, row.layout, row.video, str(folder), self._workers, batch, row.skip_bad, row.processes
+        )
         return answer_of(self._interpreters[row.name], {"do": what, "spec": asdict(spec), **more})
 
     def _batch(self, task: str) -> int:

@@ -56,6 +56,8 @@ class Ours:
             TASKS[spec.task],
             spec.batch,
             workers=spec.workers,
+            processes=spec.processes and spec.workers > 0,
+            backend="cpu",
             window=WINDOW,
             train=not once,
             on_bad="skip" if spec.skip_bad else "raise",

@@ -39,6 +39,8 @@ class Spec:
     batch: int
     skip_bad: bool = False
     """Go on after a bad sample, where the loader has a way to be told so."""
+    processes: bool = True
+    """Of our own loader: whether processes decode, as with the others, or threads."""
 
 
 class Loop(Protocol):

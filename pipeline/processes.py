@@ -40,6 +40,8 @@ from omniloom.pipeline.threads import LOOK_S, hung
 from omniloom.pipeline.view import BadSampleError, Decoder, View, read_ahead, view_in
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 28), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+"""For glibc: arrays of some megabytes come and go all the time; given back to the system, each costs its pages anew."""
 _IN_ITS_ROW = np.empty(0, np.float32)
 
 Items = Sequence[tuple[Entry, Window]]
@@ -169,7 +171,7 @@ class _Nursery:
         with theirs:
             command = [sys.executable, "-c", f"from {__name__} import _nurse; _nurse({theirs.fileno()})"]
             path = os.pathsep.join(item or str(Path.cwd()) for item in sys.path)
-            environment = {**os.environ, **_ONE_THREAD, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+            environment = {**os.environ, **_ONE_THREAD, **_KEEPS_MEMORY, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
             self.process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
             )

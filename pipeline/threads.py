@@ -6,9 +6,11 @@ executors wait for their threads, at the latest when the interpreter ends: a pro
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager, suppress
@@ -64,7 +66,7 @@ def hung(what: str) -> TimeoutError:
 
 
 class Threads(Executor):
-    """A pool of daemon threads."""
+    """A pool of daemon threads, stopped before the interpreter ends: in the middle of a codec they would crash."""
 
     def __init__(self, number: int, hopeless: Callable[[], object]) -> None:
         """hopeless: whether to wait no longer for threads at the end."""
@@ -77,6 +79,7 @@ class Threads(Executor):
         ]
         for thread in self._threads:
             thread.start()
+        _pools.add(self)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -109,3 +112,12 @@ class Threads(Executor):
                 except BaseException as error:  # noqa: BLE001  raised in the thread that waits
                     future.set_exception(error)
             del item, future, call  # a result is as large as a batch
+
+
+_pools: weakref.WeakSet[Threads] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for pool in list(_pools):
+        pool.shutdown(cancel_futures=True)

@@ -157,6 +157,21 @@ def test_a_killed_process_leaves_no_child_no_shared_memory_no_file_and_no_lock(
     after.communicate()
 
 
+LEFT = """
+import sys
+from omniloom.pipeline import Loader
+
+stream = iter(Loader(sys.argv[1], sys.argv[3:], 4, workers=2, processes=bool(sys.argv[2]), backend="cpu"))
+print(len(next(stream)))
+"""
+
+
+def test_a_script_that_ends_in_the_middle_of_an_iteration_ends_well(corpus: Corpus, processes: bool) -> None:
+    for _ in range(3):
+        running = child(LEFT, str(corpus.path), "yes" if processes else "", *SMALL)
+        assert (running.communicate(timeout=60)[0], running.returncode) == ("4\n", 0)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
