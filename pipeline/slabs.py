@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import tempfile
+import threading
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ class Slabs:
         """kept: how many may wait to be used again."""
         self._free: deque[Slab] = deque(maxlen=kept)
         self._living: weakref.WeakSet[Slab] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
     def take(self, shapes: Shapes) -> tuple[Slab, dict[str, np.ndarray]]:
         """Memory for a batch and its arrays, in which anything may stand; it comes back when all of them are gone."""
@@ -54,14 +56,16 @@ class Slabs:
                 slab = self._free.pop()  # the last that came is likeliest to be in a cache
             except IndexError:
                 slab = Slab(size)
-                self._living.add(slab)
+                with self._lock:
+                    self._living.add(slab)
         whole = np.frombuffer(slab.memory, np.uint8)  # what all arrays below refer to
         weakref.finalize(whole, self._free.append, slab).atexit = False
         return slab, arrays_in(whole, shapes)
 
     def numbers(self) -> set[int]:
         """Of the slabs that may be given out again."""
-        return {slab.number for slab in self._living}
+        with self._lock:
+            return {slab.number for slab in self._living}
 
 
 def size_of(shapes: Shapes) -> int:
