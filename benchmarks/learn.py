@@ -47,6 +47,8 @@ from omniloom.trainer.train import corpus_texts
 SEEDS = 3
 WORLD_CLIPS = (640, 240)
 VIEWS = 4
+_LARGE_VIEWS = 2
+"""Of pictures for frozen networks, which take a tenth of a second for each."""
 SIZES = {WORLD: Size(320, 64), STAMPS: Size(320, 64, "va")}
 _QUICK_CLIPS = (8, 5)
 _QUICK_SIZES = {WORLD: Size(2, 8), STAMPS: Size(2, 4, "va")}
@@ -62,6 +64,8 @@ Job = tuple[Variant, int]
 def run(options: Options) -> dict[str, Any]:
     """Trains what is missing of every variant and seed, as long as it may, and reports all that is there."""
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # what several threads train is not what one does
         if options.work is None and options.quick:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
@@ -71,21 +75,21 @@ def run(options: Options) -> dict[str, Any]:
 
 def _run(options: Options, work: Path) -> dict[str, Any]:
     began = time.monotonic()
-    torch.set_num_threads(1)  # what is trained with several is not what is trained with one
     seeds = options.runs or (1 if options.quick else SEEDS)
     sizes = _QUICK_SIZES if options.quick else SIZES
     cores = len(os.sched_getaffinity(0))
     missing: list[str] = []
-    _make_world(work / WORLD, _QUICK_CLIPS if options.quick else WORLD_CLIPS, 1 if options.quick else VIEWS, cores)
-    blocks = runs.world_variants()
-    peers: dict[str, Any] = {}
+    folder = None
     try:
         folder = stamps_folder(options.stamps, work / "debian")
     except FileNotFoundError as error:
         if options.stamps is not None:
             raise ValueError(str(error)) from error
         missing.append(str(error))
-    else:
+    _make_world(work / WORLD, _QUICK_CLIPS if options.quick else WORLD_CLIPS, 1 if options.quick else VIEWS, cores)
+    blocks = runs.world_variants()
+    peers: dict[str, Any] = {}
+    if folder is not None:
         frozen, absent = _make_stamps(work / STAMPS, folder, options.quick)
         missing += absent
         peers = _peers(work / STAMPS, frozen)
@@ -225,7 +229,7 @@ def _make_stamps(folder: Path, stamps: Path, quick: bool) -> tuple[list[str], li
             say(f"what {kind} sees")
             corpus = open_corpus(folder / "corpus")
             for split, target in targets.items():
-                keep_features(_large(corpus, folder, split, 1 if quick else VIEWS), see, target)
+                keep_features(_large(corpus, folder, split, 1 if quick else _LARGE_VIEWS), see, target)
         frozen.append(kind)
     if not quick and keep_words(folder) is None:
         absent.append("stamps: what MiniLM knows of words, whose package or `transformers` is not installed")

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from omniloom.benchmarks.learn_views import Views, open_views
 from omniloom.benchmarks.learn_weights import VIT, packaged_text, packaged_vit, vit_weights
+from omniloom.modalities.models._torchvision import mend_torchvision
 from omniloom.trainer.text import Tokenizer
 
 PX = 112
 """Of the pictures that are shown to frozen networks: eight patches of 14 along a side."""
-KINDS = {"pretrained ViT-S/14": 384, "random ViT-S/14": 384, "EfficientNet-lite0": 1000}
+KINDS = {"EfficientNet-lite0": 1000, "pretrained ViT-S/14": 384, "random ViT-S/14": 384}
 """Networks by name, and the width of what they say of a picture."""
 _AT_ONCE = 32
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -143,6 +144,7 @@ def sentences(model: Path | None) -> Callable[[Sequence[str]], Tensor] | None:
     if model is None:
         return None
     try:
+        mend_torchvision()  # transformers imports it
         from transformers import AutoModel, AutoTokenizer
     except ImportError:
         return None
