@@ -65,7 +65,6 @@ def run(options: Options) -> dict[str, Any]:
     """Trains what is missing of every variant and seed, as long as it may, and reports all that is there."""
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)  # what several threads train is not what one does
         if options.work is None and options.quick:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
@@ -131,6 +130,7 @@ def _train_all(work: Path, jobs: Sequence[Job], sizes: dict[str, Size], cores: i
         if not (run_folder(work, variant, sizes[variant.corpus], seed) / runs.SCORES).exists()
     ]
     if cores == 1:
+        torch.set_num_threads(1)  # what several threads train is not what one does
         for variant, seed in waiting:
             if time.monotonic() < ends:
                 _told(variant, seed, train_and_score(work, variant, sizes[variant.corpus], seed))

@@ -52,7 +52,7 @@ def findings(scores: Scores, peers: Mapping[str, Mapping[str, Any]]) -> dict[str
     world, stamps = scores.get(WORLD, {}), scores.get(STAMPS, {})
     found[WORLD] = {name: _variant(by_seed, "t->{}") for name, by_seed in world.items()}
     found[STAMPS] = {name: _variant(by_seed, "{}->t") for name, by_seed in stamps.items()}
-    found["peers"] = {name: _variant([scored | {"letters": "v"}], "{}->t") for name, scored in peers.items()}
+    found["peers"] = {name: _variant([{**scored, "letters": "v"}], "{}->t") for name, scored in peers.items()}
     found["differences"] = {
         title: {name: told for name in names if (told := _difference(world, name, _other(title, base, name)))}
         for title, (base, names) in _AGAINST.items()
@@ -64,6 +64,11 @@ def findings(scores: Scores, peers: Mapping[str, Mapping[str, Any]]) -> dict[str
     }
     found["claims"] = _claims(world, found)
     return found
+
+
+def _once(base: str, names: Sequence[str]) -> list[str]:
+    """What is compared, what it is compared with first."""
+    return [base, *(name for name in names if name != base)] if base else [*names]
 
 
 def _other(title: str, base: str, name: str) -> str:
@@ -264,7 +269,7 @@ def _regressions(report: Mapping[str, Any]) -> list[str]:
 
 def _table(title: str, world: Mapping[str, Any], differences: Mapping[str, Any]) -> list[str]:
     base, names = _AGAINST[title]
-    shown = [name for name in dict.fromkeys([*([base] if base else []), *names]) if name in world]
+    shown = [name for name in _once(base, names) if name in world]
     extra = {
         "objectives": ("auc", "cider", "dnll"),
         "context embeddings": ("auc", "cider", "dnll"),
@@ -361,7 +366,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     world, stamps = report[WORLD], {**report[STAMPS], **report["peers"]}
     panels: list[tuple[str, dict[str, Any], str]] = []
     for title, (base, names) in _AGAINST.items():
-        shown = {name: world[name] for name in dict.fromkeys([*([base] if base else []), *names]) if name in world}
+        shown = {name: world[name] for name in _once(base, names) if name in world}
         if len(shown) > bool(base):
             panels.append((title, shown, "r1"))
     if stamps:

@@ -165,7 +165,14 @@ def recipe_of(variant: Variant, size: Size, seed: int) -> TrainRecipe:
     plain = (f"train.steps={size.steps}", f"train.batch_size={size.batch_size}", f"train.seed={seed}")
     every = max(1, size.steps // 3)
     return train_recipe(
-        "mico-tiny", [*plain, f"train.checkpoint_every={every}", "train.log_every=5", *variant.overrides]
+        "mico-tiny",
+        [
+            *plain,
+            f"train.checkpoint_every={every}",
+            "train.keep_checkpoints=1",
+            "train.log_every=5",
+            *variant.overrides,
+        ],
     )
 
 

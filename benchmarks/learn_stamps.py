@@ -161,8 +161,9 @@ def _pictures(stamp: Stamp, rng: np.random.Generator) -> list[np.ndarray]:
         drawn = file.convert("RGBA")
     behind = Image.fromarray(_background(rng)).convert("RGBA")
     count = round(SECONDS * RATE)
-    sizes = np.linspace(*rng.uniform(0.72, 0.96, 2), count) * PX
-    across, down = (np.linspace(*rng.uniform(0.2, 0.8, 2), count) for _ in range(2))
+    starts, ends = rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)
+    along = np.linspace(starts, ends, count).T
+    sizes, across, down = (0.72 + 0.24 * along[0]) * PX, 0.2 + 0.6 * along[1], 0.2 + 0.6 * along[2]
     pictures: list[np.ndarray] = []
     for size, x, y in zip(sizes, across, down, strict=True):
         scale = size / max(drawn.size)
