@@ -36,6 +36,12 @@ class Options:
     """Interpreter that has the packages of peers which live in an environment of their own; None: this one."""
     gpu: bool = False
     """Also what needs an NVIDIA GPU."""
+    minutes: float | None = None
+    """Nothing more is begun after so long; None: everything is."""
+    work: Path | None = None
+    """Folder of what is built and trained on the way, where a later call goes on."""
+    stamps: Path | None = None
+    """Folder of Debian's tuxpaint-stamps-default, unpacked; None: where it is installed."""
 
     def __post_init__(self) -> None:
         if (self.runs is not None and self.runs < 1) or (self.seconds is not None and self.seconds < 1):
@@ -55,6 +61,9 @@ class Options:
         words += ["--quick"] if self.quick else []
         words += [] if self.peers_python is None else ["--peers-python", str(self.peers_python)]
         words += ["--gpu"] if self.gpu else []
+        words += [] if self.minutes is None else ["--minutes", f"{self.minutes:g}"]
+        words += [] if self.work is None else ["--work", str(self.work)]
+        words += [] if self.stamps is None else ["--stamps", str(self.stamps)]
         return words + ([] if self.out is None else ["--out", str(self.out)])
 
 

@@ -255,9 +255,14 @@ def bench(
         Path | None, typer.Option(exists=True, dir_okay=False, help="Python that has the peers' packages.")
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Also measure what needs an NVIDIA GPU.")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Begin nothing more after so long.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of corpora and runs, where a later call goes on.")] = None,
+    stamps: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Debian's tuxpaint-stamps-default, unpacked.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure what omniloom costs beside named peers, in one run."""
+    """Measure what omniloom costs beside named peers, and whether the model learns, in one run."""
     from importlib import import_module
 
     from omniloom.recipes.show import emit
@@ -272,7 +277,8 @@ def bench(
             sys.stdout.write(f"{stem:18} {sentence}\n")
         return
     try:
-        report = benchmarks.run_benchmark(name, benchmarks.Options(runs, seconds, quick, out, peers_python, gpu))
+        chosen = benchmarks.Options(runs, seconds, quick, out, peers_python, gpu, minutes, work, stamps)
+        report = benchmarks.run_benchmark(name, chosen)
     except LookupError as error:
         raise typer.BadParameter(str(error.args[0]), param_hint="NAME") from error
     emit(report if json else report.get("claims", report), json)

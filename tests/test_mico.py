@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from omniloom.pipeline.batch import Batch
+from omniloom.trainer.evaluate import encode_all, hide, right_answers, search
 from omniloom.trainer.mico import MiCo
 from omniloom.trainer.objectives import Objective, ObjectiveConfig, drop_modalities, tasks_of_step
 from omniloom.trainer.stems import LogMel, MelImages, farthest_points, group_points
@@ -105,6 +106,39 @@ def test_the_papers_fusion_and_positions_keep_that_promise(world: World) -> None
         torch.testing.assert_close(masked_part[1], dropped_part[1], atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="no head for"):
         model.embed(batch, "va")
+
+
+def test_what_is_hidden_in_search_is_as_what_is_absent(world: World, model: MiCo) -> None:
+    batch, names = world.batch(range(6)), ("frames", "audio")
+    encoded = encode_all(model, [batch])
+    gone = torch.tensor([True, False, False, True, False, False])
+    hidden = hide(encoded.context, {"audio": gone})
+    lacking = replace(batch, present={**batch.present, "audio": batch.present["audio"] & ~gone})
+    absent = encode_all(model, [lacking])
+    for mine, theirs in zip(search(model, encoded, names, hidden), search(model, absent, names), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    vectors = model.vectors(hidden, names)
+    torch.testing.assert_close(vectors, model.vectors(absent.context, names), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(vectors, model.vectors(encoded.context, names), atol=1e-3)
+    assert right_answers(encoded).diagonal().all()
+
+
+def test_each_embedding_of_the_context_can_be_left_out(world: World) -> None:
+    paper = replace(SMALL, context_position="paper")
+    batch = world.batch(range(4))
+    for name in ("time", "modality", "presence", "position", "sample"):
+        whole, lacking = make_mico(world, paper), make_mico(world, replace(paper, context_without=(name,)))
+        frozen = [key for key, parameter in lacking.context.named_parameters() if not parameter.requires_grad]
+        (left_out,) = frozen
+        assert not lacking.get_parameter(f"context.{left_out}").any()
+        weights = {key: value for key, value in whole.state_dict().items() if key != f"context.{left_out}"}
+        torch.testing.assert_close(weights, {key: lacking.state_dict()[key] for key in weights}, rtol=0, atol=0)
+        seen, unseen = (
+            model.context.select(model.encode_context(batch), ("frames", "audio"))[0] for model in (whole, lacking)
+        )
+        assert not torch.allclose(seen, unseen, atol=1e-3), name
+    with pytest.raises(ValueError, match="no embedding 'sample' here, only time, modality, presence"):
+        make_mico(world, replace(SMALL, context_without=("sample",)))
 
 
 def test_a_transcript_is_a_context_of_words(world: World) -> None:

@@ -77,6 +77,19 @@ class ContextBuilder(nn.Module):
         # The paper's E_Pos over the concatenation, at fixed slots so that an absent modality moves no other.
         self.position = nn.Parameter(torch.zeros(len(widths), self.slots, dim).normal_(0, 0.02)) if paper else None
         self.sample = nn.Parameter(torch.zeros(dim).normal_(0, 0.02)) if paper else None
+        self._leave_out(config.context_without)
+
+    def _leave_out(self, names: Sequence[str]) -> None:
+        """Zeros that are never trained in place of the embeddings: everything else begins as it would with them."""
+        known = {"time": self.time, "modality": self.modality, "presence": self.here}
+        known |= {"position": self.position, "sample": self.sample} if self.position is not None else {}
+        for name in names:
+            embedding = known.get(name)
+            if embedding is None:
+                raise ValueError(f"model.context_without: no embedding {name!r} here, only {', '.join(known)}")
+            embedding.requires_grad_(False)
+            with torch.no_grad():
+                embedding.zero_()
 
     def image_tokens(self, name: str, features_BnPW: Tensor) -> Tensor:
         """Tokens (B, L, D) of encoder features with [CLS] first."""

@@ -362,3 +362,37 @@ def _join(parts: Sequence[Encoded]) -> Encoded:
         features=torch.cat([part.features for part in parts]),
         context=join_contexts([part.context for part in parts]),
     )
+
+
+def right_answers(encoded: Encoded) -> Tensor:
+    """Mask bool (N, N): which clips are a right answer for which captions, as equal captions are for each other."""
+    return _same(encoded)
+
+
+def encode_all(model: MiCo, batches: Iterable[Batch]) -> Encoded:
+    """The captioned clips of all batches, encoded."""
+    return _join([encode(model, batch) for batch in batches])
+
+
+@torch.no_grad()
+def search(
+    model: MiCo, encoded: Encoded, names: Sequence[str], context: Context | None = None
+) -> tuple[Tensor, Tensor]:
+    """Ranks (N,) of each caption's clip among all, and of each clip's caption, by the model's similarity.
+
+    context: in place of the clips' own, such as one with a modality exchanged or hidden.
+    """
+    same_NN = _same(encoded)
+    similar_NN = model.similar(encoded.features, model.vectors(context or encoded.context, names))
+    return ranks(similar_NN, same_NN), ranks(similar_NN.T, same_NN)
+
+
+def hide(context: Context, hidden: Mapping[str, Tensor]) -> Context:
+    """The context as if the masked samples, bool (N,) by modality, lacked that modality."""
+    nobody = torch.zeros(context.size, dtype=torch.bool)
+    away = {name: hidden.get(name, nobody).to(mask.device) for name, mask in context.present.items()}
+    return replace(
+        context,
+        masks={name: mask & ~away[name][:, None] for name, mask in context.masks.items()},
+        present={name: mask & ~away[name] for name, mask in context.present.items()},
+    )

@@ -62,6 +62,9 @@ class MiCoConfig:
     pool_video: bool = True
     context_position: Literal["time", "paper"] = "time"
     """"time": time and modality embeddings; "paper": with E_Pos over the sequence and E_Sam on top."""
+    context_without: tuple[str, ...] = ()
+    """Embeddings of the context that are left out: "time", "modality", "presence", and of the paper's "position",
+    "sample"."""
     context_slots: int = 512
     text_width: int = 96
     text_depth: int = 2
@@ -88,6 +91,7 @@ class MiCoConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
         object.__setattr__(self, "combinations", tuple(self.combinations))
+        object.__setattr__(self, "context_without", tuple(self.context_without))
         if not self.modalities:
             raise ValueError("a model needs at least one modality: set model.modalities")
         for name in self.modalities:
