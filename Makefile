@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## raw video to a trained model, with a table and a picture at the end
 	$(BIN)/omniloom demo --out demo
 
-test: setup ## all tests
-	$(BIN)/python -m pytest
+test: setup ## all tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types imports test ## format, lint, types, import rules, tests
 

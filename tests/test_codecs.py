@@ -145,6 +145,24 @@ def test_every_flipped_bit_of_a_flac_is_noticed() -> None:
             assert "damaged FLAC" in str(error)  # noqa: PT017
 
 
+def test_flac_has_the_samples_of_libsndfile_whoever_reads_it() -> None:
+    pytest.importorskip("miniaudio")
+    rng = np.random.default_rng(2)
+    for count in (1, 5, 4096, 20_001):
+        samples = rng.integers(-(2**15), 2**15, count).astype(np.int16)
+        data = codecs.encode_flac(samples)
+        own = codecs._decode_own_flac(data)
+        assert own is not None
+        assert np.array_equal(own, samples)
+        assert np.array_equal(codecs._decode_any_flac(data), samples)
+        assert codecs._decode_own_flac(data[:-3]) is None
+        huge = bytearray(data)
+        huge[21] |= 15  # the upper bits of the number of samples: 60 thousand million of them
+        assert codecs._decode_own_flac(bytes(huge)) is None
+        with pytest.raises(ValueError, match="damaged FLAC"):
+            codecs.decode("flac", bytes(huge))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpegs_have_the_pixels_that_pillow_reads(mode: str) -> None:
     pytest.importorskip("simplejpeg")
