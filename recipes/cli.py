@@ -89,6 +89,28 @@ def build(
         raise typer.Exit(NOTHING_PRODUCED)
 
 
+@app.command(
+    name="list", epilog="Example: omniloom list msrvtt MSRVTT_data.json MSRVTT_JSFUSION_test.csv --media videos"
+)
+def write_list(
+    layout: Annotated[str, typer.Argument(help="msrvtt, vatex, youcook2, didemo, audiocaps, clotho, coco, ...")],
+    annotations: Annotated[
+        list[Path], typer.Argument(help="Its annotation files; of `folders` the folder of classes.")
+    ],
+    media: Annotated[Path | None, typer.Option("--media", "-m", help="Folder of the media files.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The list; without it LAYOUT.jsonl.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the source list of a benchmark from its annotations, for `build --recipe benchmark`."""
+    from omniloom.pipeline.layouts import LAYOUTS
+    from omniloom.pipeline.listing import write_list as run
+    from omniloom.recipes.show import emit
+
+    if layout not in LAYOUTS:
+        raise typer.BadParameter(f"{layout!r} is none of {', '.join(LAYOUTS)}", param_hint="LAYOUT")
+    emit(run(layout, annotations, media, out or Path(f"{layout}.jsonl")), json)
+
+
 @app.command(epilog="Example: omniloom index laion/ --out corpus")
 def index(
     folder: Annotated[Path, typer.Argument(help="Of plain WebDataset tars: img2dataset, video2dataset, yours.")],
