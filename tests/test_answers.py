@@ -173,7 +173,7 @@ def test_answers_are_evaluated_with_all_else_and_told_in_the_card(tmp_path: Path
     )
     train(recipe, corpus, tmp_path / "run", workers=0)
     report = evaluate(tmp_path / "run", corpus, split="all", workers=0)
-    assert report["answers"]["v"]["n"] == 15
+    assert report["answers"]["v"]["n"] == 30  # two of every clip
     assert 0 <= report["answers"]["v"]["accuracy"] <= 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     card = (checkpoint / "README.md").read_text()
