@@ -278,7 +278,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _tag(stream: Any) -> str:
-    """ "" of one that is no letters, as AVI's numbers for sound are."""
+    """The stream's tag; "" if it is no letters, as AVI's numbers for sound are."""
     try:
         return str(stream.codec_context.codec_tag)
     except UnicodeDecodeError:

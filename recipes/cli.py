@@ -232,22 +232,30 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Option("--run", help="Folder of a run.")],
     corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to evaluate on: a folder or a URL.")],
-    split: Annotated[str, typer.Option(help="train, test, or all.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "test",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Only a caption's own clip is right; else those of equal captions are too.")
+    ] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help='Around class names, e.g. "a photo of a {}"; several are averaged.'),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure retrieval, matching and captioning of a run, beside chance and an untrained model."""
+    """Measure retrieval, captions, answers and classes of a run, beside chance and an untrained model."""
     from omniloom.recipes.show import bar, emit
+    from omniloom.trainer.classify import PROMPTS
     from omniloom.trainer.evaluate import evaluate as measure
 
     with bar("eval", "samples") as line:
-        report = measure(run, corpus, split=split, on_progress=line.update)
+        report = measure(run, corpus, split=split, strict=strict, prompts=prompt or PROMPTS, on_progress=line.update)
     if json:
         emit(report, json)
     else:
         from omniloom.recipes import show
-        from omniloom.recipes.tables import show_retrieval
+        from omniloom.recipes.tables import show_evaluation
 
-        show_retrieval(report, show.out)
+        show_evaluation(report, show.out)
 
 
 @app.command(epilog="Example: omniloom demo --out demo")

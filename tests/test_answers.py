@@ -111,6 +111,12 @@ def test_a_model_learns_to_answer(model: MiCo, world: World) -> None:
             for row, given in enumerate(model.answer(world.batch(range(16)), [question] * 16, "va", beams))
         ]
         assert np.mean(right) > 0.9
+    every = {
+        f"key-{row}": [qa.Pair(question, _answer(world, row, question)) for question in QUESTIONS] for row in range(16)
+    }
+    found = answer_accuracy(model, [_asking(world, 7)], ("frames", "audio"), every)
+    assert found["n"] == 16 * len(QUESTIONS)
+    assert found["accuracy"] > 0.9
     asking = _asking(world, 7)
     asking.present["qa"][3:6] = False
     found = answer_accuracy(model, [asking, asking], ("frames", "audio"))
