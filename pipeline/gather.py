@@ -90,6 +90,7 @@ def gather(source: Source, recipe: BuildRecipe, ask: Ask, span: Span | None = No
             raise Rejected("clip", "too-long", "over an hour in one clip: the list may state start and end of several")
         with closing(_Gatherer(source, recipe, ask, info, span)) as gatherer:
             yield from gatherer.pictured() if info.video is not None else gatherer.sound_only()
+            yield from gatherer.unmet()
     except Rejected as rejected:
         yield Drop(source.path, rejected.stage, rejected.reason, rejected.detail, source.id)
     except (av.error.FFmpegError, OSError, MemoryError, UnicodeDecodeError) as error:
@@ -132,6 +133,8 @@ class _Gatherer:
             self._scaler, self._shrinker = Scaler(), self._scaler
         self._watches = recipe.signals.sync and info.audio is not None
         self._damage: list[Damage] = []
+        self._made: list[tuple[int, int]] = []
+        """[start_ns, end_ns) of the clips so far, those that were dropped too."""
         self._open: dict[int, _OpenClip] = {}
         self._scaled: dict[Any, Any] = {}
         """Of the picture at hand, by size: made once, however many clips and recorders look on."""
@@ -177,6 +180,16 @@ class _Gatherer:
             heard_ns = end_ns
         for edge in self._clipper.finish():
             yield self._close(edge, last=True)
+
+    def unmet(self) -> Iterator[Drop]:
+        """A Drop for each clip of the list of which the source has nothing."""
+        span = self._span or Span(DAWN, DUSK)
+        for start_ns, end_ns in self._intervals or () if self._recipe.clips.by == "list" else ():
+            ours = span.start_ns <= start_ns < span.end_ns
+            if ours and not any(first < end_ns and last > start_ns for first, last in self._made):
+                detail = f"{start_ns / NS_PER_S:g} to {end_ns / NS_PER_S:g} s are listed, and nothing of them is there"
+                clip = Clip(self._source.id, start_ns, end_ns)
+                yield Drop(self._source.path, "clip", "not-in-source", detail, self._source.id, clip)
 
     def close(self) -> None:
         if self._shelf is not None:
@@ -298,6 +311,7 @@ class _Gatherer:
 
     def _close(self, edge: Close, last: bool = False) -> Gathered | Drop:
         opened = self._open.pop(edge.start_ns)
+        self._made.append((edge.start_ns, edge.end_ns))
         track = self._info.video
         clip = Clip(self._source.id, edge.start_ns, edge.end_ns)
         heard = self._soundtrack.read(clip.start_ns, clip.end_ns)

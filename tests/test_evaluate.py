@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from omniloom.modalities.qa import Pair
@@ -321,7 +322,7 @@ def test_msrvtt_goes_from_its_annotations_to_a_table(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
     corpus, run = tmp_path / "corpus", tmp_path / "run"
     build(build_recipe("benchmark", []), [str(tmp_path / "list.jsonl")], corpus, workers=0)
-    _run(corpus, run, "ret%tva%tv_cap%tva_qa%tva")
+    _run(corpus, run, "ret%tva%tv%ta_cap%tva_qa%tva")
     report, text = _evaluated(run, corpus, "--strict")
     assert (report["n"], report["captions"]) == (4, 8)
     assert report["answers"]["va"]["n"] == 4  # the same question twice is asked once
@@ -332,11 +333,21 @@ def test_msrvtt_goes_from_its_annotations_to_a_table(tmp_path: Path) -> None:
     card = (next((run / "checkpoints").iterdir()) / "README.md").read_text()
     assert "a->v" in card
     assert "BLEU-4" in card
+    # Pictures alone: what only a sound could tell is asked of nobody.
+    for n in range(3):
+        Image.fromarray(np.full((40, 60, 3), 80 * n, np.uint8)).save(tmp_path / f"{n}.png")
+    rows = [{"path": f"{n}.png", "caption": f"a number {n}", "split": "test"} for n in range(3)]
+    (tmp_path / "pictures.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pictures = tmp_path / "pictures"
+    build(build_recipe("benchmark", ["modalities=[frames,caption]"]), [f"{pictures}.jsonl"], pictures, workers=0)
+    report, text = _evaluated(run, pictures)
+    assert set(report["retrieval"]) == {"t->va", "va->t", "t->v", "v->t"}
+    assert (report["answers"], report["between"]) == ({}, {})
+    assert report["missing"]["t->va"].keys() == {"v"}
+    assert "3 held-out clips" in text
 
 
 def test_class_folders_go_from_pictures_to_accuracies(tmp_path: Path) -> None:
-    from PIL import Image
-
     for split in ("train", "test"):
         for n in range(6):
             name, level = ("dark_room", 40) if n % 2 else ("bright_room", 200)

@@ -6,7 +6,7 @@ What each figure means: `docs/evaluation.md`. Shapes: N clips with a caption, Q 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from omniloom.trainer.answering import answer_accuracy, caption_gain, caption_sc
 from omniloom.trainer.card import write_card
 from omniloom.trainer.checkpoint import newest_checkpoint
 from omniloom.trainer.classify import PROMPTS, Labelled, classification, encode_labelled
+from omniloom.trainer.context import Context
 from omniloom.trainer.encoded import (
     Asked,
     Encoded,
@@ -104,8 +105,9 @@ def evaluate(
     prompts: see `classify.zero_shot`; classes are the facts `label`, and the probe learns from split "train".
 
     Returns what `score` does, and answers {"va": {n, accuracy, commonest}} of every question, zero_shot and
-    linear_probe {"va": {top1, ...}} where clips have labels, and controls {name: {"t->va": {...}}}. A split with labels
-    and fewer than two captions gives only those. Raises ValueError if it has neither.
+    linear_probe {"va": {top1, ...}} where clips have labels, and controls {name: {"t->va": {...}}}. What a corpus has
+    none of is asked of nobody: contexts without a clip that shows any of them are left out. A split with labels and
+    fewer than two captions gives only the classes. Raises ValueError if it has neither, or nothing the model looks at.
     """
     from omniloom.pipeline.corpus import open_corpus
     from omniloom.pipeline.loader import Loader
@@ -124,6 +126,9 @@ def evaluate(
     others |= {name: MiCo.from_pretrained(path) for name, path in (controls or {}).items()}
     model.to(device)
     tasks = parse_tasks(settings["tasks"], [*model.config.modalities, model.config.text])
+    has = {short_name(name) for name in corpus.modalities}
+    if not has & {short_name(name) for name in model.config.modalities}:
+        raise ValueError(f"{corpus.path} has nothing that {run} looks at: {', '.join(model.config.modalities)}")
     labels = labels_of(corpus, chosen)
     taught = labels_of(corpus, "train") if labels and chosen not in {None, "train"} else {}
     captions = {key: texts for key, texts in captions_of(corpus, model.config.text, chosen) if texts}
@@ -134,7 +139,7 @@ def evaluate(
 
     def batches(one: MiCo, part: str | None, *more: str) -> Iterator[Batch]:
         nonlocal done
-        asked = [*one.config.modalities, *more]
+        asked = [name for name in (*one.config.modalities, *more) if short_name(name) in has]
         window = one.config.window(train=False)
         for batch in Loader(corpus, asked, batch_size, workers=workers, window=window, train=False, split=part):
             yield batch.to(device)
@@ -154,19 +159,21 @@ def evaluate(
     else:
         raise ValueError(f"{corpus.path} has fewer than two captioned clips in split {split!r}: evaluate another one")
     report["answers"] = {}
-    questions = questions_of(corpus, chosen) if _contexts(tasks, "answer") else {}
-    for names in _contexts(tasks, "answer"):
+    answers = _contexts(tasks, "answer") if QUESTIONS in has else ()
+    questions = questions_of(corpus, chosen) if answers else {}
+    for names in answers:
         told = batches(model, chosen, QUESTIONS)
         report["answers"][letters_of(model, names)] = answer_accuracy(model, told, names, questions)
     if labels:
         test = encode_labelled(model, batches(model, chosen), labels)
         train = encode_labelled(model, batches(model, "train"), taught) if taught else None
         assert isinstance(test, Labelled)
-        report |= classification(model, _named(tasks), test, train, prompts, seed)
+        report |= classification(model, _shown(test.context, _named(tasks)), test, train, prompts, seed)
     report["controls"] = {}
     for name, other in others.items() if len(captions) > 1 else ():
-        found = _contexts(tasks, "contrastive")
-        report["controls"][name] = retrieval(other, encoded(other.to(device)), found, strict=strict)
+        whole = encoded(other.to(device))
+        found = _shown(whole.context, _contexts(tasks, "contrastive"))
+        report["controls"][name] = retrieval(other, whole, found, strict=strict)
     folder = newest_checkpoint(run)
     if folder is not None:
         with suppress(OSError):  # a run that may only be read is evaluated all the same
@@ -193,7 +200,7 @@ def score(
     {"a": r1 without sound}}, spread {"t": {effective_rank}, "va": {effective_rank, gap}}. Recalls are shares in [0, 1].
     """
     right_QN = right_answers(encoded, strict=strict)
-    found = _contexts(tasks, "contrastive") or _contexts(tasks, "matching")
+    found = _shown(encoded.context, _contexts(tasks, "contrastive") or _contexts(tasks, "matching"))
     report: dict[str, Any] = {
         "n": len(encoded.keys),
         "captions": len(right_QN),
@@ -216,14 +223,14 @@ def score(
         if len(names) > 1:
             report["swaps"][query] = swaps(model, encoded, names, right_QN)
             report["missing"][query] = missing(model, encoded, names, right_QN)
-    for names in _contexts(tasks, "matching"):
+    for names in _shown(encoded.context, _contexts(tasks, "matching")):
         letters = letters_of(model, names)
         similar_QN = similarities(model, encoded, names)
         for name, forward in ((f"t->{letters}", True), (f"{letters}->t", False)):
             ranks_Q = rerank(model, encoded, names, similar_QN, right_QN, rerank_top, text_asks=forward)
             report["reranked"][name] = summary(ranks_Q)
         report["matching"][letters] = {"auc": matching_auc(model, encoded, names, right_QN)}
-    for names in _contexts(tasks, "caption"):
+    for names in _shown(encoded.context, _contexts(tasks, "caption")):
         report["caption"][letters_of(model, names)] = caption_scores(model, encoded, names)
     return report
 
@@ -255,10 +262,17 @@ def questions_of(corpus: Corpus, split: str | None) -> dict[str, Sequence[Pair]]
 
 def _values(corpus: Corpus, name: str, split: str | None) -> Iterator[tuple[str, Any]]:
     modality = load(name)
+    if short_name(name) not in {short_name(one) for one in corpus.modalities}:
+        return
     for sample in corpus.samples([name]):
         part = sample.parts.get(short_name(name))
         if part is not None and (split is None or sample.facts.get("split") == split):
             yield sample.key, read(modality, part)
+
+
+def _shown(context: Context, contexts: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Those of which some clip shows something."""
+    return [names for names in contexts if bool(context.has(names).any())]
 
 
 def _contexts(tasks: Sequence[Task], objective: str) -> tuple[tuple[str, ...], ...]:
