@@ -37,8 +37,8 @@ class ClipsConfig:
     transcript  whole sentences of what Whisper hears, as many as fit in `max_s`
     captions    whole sentences of the cues of a subtitle stream, likewise
     speech      stretches in which somebody speaks, parted in pauses, likewise
-    list        as the source list states in its columns `start` and `end`; a source of which it states none is one clip;
-                one that the source has nothing of is a Drop ("not-in-source")
+    list        as the source list states in its columns `start` and `end`; a source of which it states none is one
+                clip. One that the source has nothing of is a Drop ("not-in-source")
 
     A clip shorter than `min_s`, a whole source too, is never lost silently: it becomes a Drop ("too-short").
     """

@@ -184,7 +184,8 @@ class _Gatherer:
     def unmet(self) -> Iterator[Drop]:
         """A Drop for each clip of the list of which the source has nothing."""
         span = self._span or Span(DAWN, DUSK)
-        for start_ns, end_ns in self._intervals or () if self._recipe.clips.by == "list" else ():
+        listed = self._recipe.clips.by == "list" and moments.has_clips(self._source.row)
+        for start_ns, end_ns in self._intervals or () if listed else ():
             ours = span.start_ns <= start_ns < span.end_ns
             if ours and not any(first < end_ns and last > start_ns for first, last in self._made):
                 detail = f"{start_ns / NS_PER_S:g} to {end_ns / NS_PER_S:g} s are listed, and nothing of them is there"

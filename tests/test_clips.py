@@ -335,7 +335,7 @@ def test_clips_keep_to_their_shots_and_to_their_length(material: _Material) -> N
 @pytest.mark.parametrize(
     ("bad", "repair"),
     [
-        ({"by": "scenes"}, r"clips\.by is fixed, shots, transcript, captions or speech"),
+        ({"by": "scenes"}, r"clips\.by is fixed, shots, transcript, captions, speech or list"),
         ({"length_s": 0}, r"clips\.length_s"),
         ({"min_s": -1}, r"clips\.min_s"),
         ({"min_s": 20}, r"clips\.min_s .* exceeds clips\.length_s"),
