@@ -258,7 +258,7 @@ def _folders(folders: Sequence[Path], left_out: LeftOut) -> Iterator[Entry]:
             above = inside.parts[:-2]
             split = next((_split(part) for part in above if _is_split(part)), "")
             depth = next((path for path in _depths(folder, inside) if path.is_file()), None)
-            yield Entry((str(file),), split=split, label=file.parent.name, depth=str(depth or ""))
+            yield Entry((str(file.absolute()),), split=split, label=file.parent.name, depth=str(depth or ""))
 
 
 def _depths(folder: Path, inside: Path) -> Iterator[Path]:

@@ -18,6 +18,10 @@ from omniloom.pipeline.still import SUFFIXES as PICTURES
 
 _NAMED = 20
 _SLACK_S = 0.5
+SOUNDS = frozenset(
+    {".aac", ".aif", ".aiff", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
+)
+"""Of media that have no picture."""
 
 
 @dataclass(slots=True)
@@ -36,15 +40,22 @@ class ListReport:
     missing_names: list[str] = field(default_factory=list[str])
     """The first of them."""
     left_out: dict[str, int] = field(default_factory=dict[str, int])
-    """Annotations that say nothing of use, by what they lack; and depth pictures that are named and not there."""
+    """Annotations that say nothing of use, by what they lack; and those whose file could be any of several."""
     out: str = ""
 
 
+class Several(Exception):  # noqa: N818, it is an outcome rather than an error
+    """Raised where a name is that of several files in different folders: nobody can tell which is meant."""
+
+
 class Media:
-    """The media files under a folder, found by name, by name without suffix, or by the end of their path."""
+    """The media files under a folder, found by name, by name without suffix, or by the end of their path.
+
+    Of files beside each other that differ in suffix alone a movie is taken before a picture, a picture before a sound.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._by_name: dict[str, Path] = {}
+        self._by_name: dict[str, list[Path]] = {}
         known = MEDIA_SUFFIXES | PICTURES
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder: give the folder of the media with --media")
@@ -52,16 +63,23 @@ class Media:
             if path.suffix.lower() in known and path.is_file():
                 inside = path.relative_to(folder)
                 for name in {path.name, path.stem, inside.as_posix(), "/".join(inside.parts[-2:])}:
-                    self._by_name.setdefault(name, path)
+                    self._by_name.setdefault(name, []).append(path)
 
     def find(self, names: Iterable[str]) -> Path | None:
-        """The file of the first name that there is one of; one whose suffix is another is the same file."""
+        """The file of the first name that there is one of; one whose suffix is another is the same file.
+
+        Raises Several.
+        """
         for name in names:
             if Path(name).is_absolute():
                 if Path(name).is_file():
                     return Path(name)
-            elif (found := self._by_name.get(name) or self._by_name.get(_stem(name))) is not None:
-                return found
+                continue
+            found = self._by_name.get(name) or self._by_name.get(_stem(name)) or ()
+            if len({path.parent for path in found}) > 1:
+                raise Several
+            if found:
+                return min(found, key=lambda path: (path.suffix.lower() in SOUNDS, path.suffix.lower() in PICTURES))
         return None
 
 
@@ -84,7 +102,11 @@ def write_list(layout: str, annotations: Sequence[Path], media: Path | None, out
     labels: set[str] = set()
     splits = Counter[str]()
     for entry in entries(layout, annotations, left_out):
-        path, times = _placed(entry, files)
+        try:
+            path, times = _placed(entry, files)
+        except Several:
+            left_out["several files of its name"] += 1
+            continue
         if path is None:
             report.missing += 1
             if len(report.missing_names) < _NAMED:
@@ -99,7 +121,8 @@ def write_list(layout: str, annotations: Sequence[Path], media: Path | None, out
     report.splits, report.left_out = dict(sorted(splits.items())), dict(sorted(left_out.items()))
     if not lines:
         tried = f": {report.missing} are annotated, such as {report.missing_names[0]}" if report.missing else ""
-        raise ValueError(f"no file of {layout} is under {media or annotations[0]}{tried}")
+        unclear = f"; left out: {report.left_out}" if report.left_out else ""
+        raise ValueError(f"no file of {layout} is under {media or annotations[0]}{tried}{unclear}")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return report

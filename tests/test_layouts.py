@@ -295,6 +295,28 @@ def test_depth_may_lie_in_a_tree_of_its_own(tmp_path: Path) -> None:
     assert (entry.label, entry.split, Path(entry.depth).parts[-3:]) == ("office", "test", ("depth", "office", "1.png"))
 
 
+def test_files_of_one_name_in_many_folders_are_not_taken_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, name in enumerate(("attic", "cellar")):
+        _picture(tmp_path / "rooms" / name / "1.png", 50 * n)
+    monkeypatch.chdir(tmp_path)  # named by a relative path, too
+    write_list("folders", [Path("rooms")], None, Path("list.jsonl"))
+    rows = [json.loads(line) for line in Path("list.jsonl").read_text().splitlines()]
+    assert [(row["path"], row["label"]) for row in rows] == [
+        ("rooms/attic/1.png", "attic"),
+        ("rooms/cellar/1.png", "cellar"),
+    ]
+    record = {
+        "images": [{"filename": name, "split": "test", "sentences": [{"raw": "x"}]} for name in ("1.png", "2.png")]
+    }
+    _picture(tmp_path / "rooms/attic/2.png", 90)
+    _sound(tmp_path / "rooms/attic/2.wav")
+    report = write_list("karpathy", [_dump(tmp_path / "k.json", record)], Path("rooms"), Path("list.jsonl"))
+    assert report.left_out == {"several files of its name": 1}
+    assert json.loads(Path("list.jsonl").read_text())["path"] == "rooms/attic/2.png"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_other_files_are_refused_by_name(layout: str, tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
