@@ -96,7 +96,8 @@ def ranks(similar_QN: Tensor, right_QN: Tensor) -> Tensor:
     A model that scores everything alike therefore gets the middle rank, not the first.
     """
     parts = zip(similar_QN.split(_QUERIES), right_QN.split(_QUERIES), strict=True)
-    return torch.cat([_ranks(similar, right) for similar, right in parts])
+    # Contiguous: a transposed table would be walked against the grain, several times.
+    return torch.cat([_ranks(similar.contiguous(), right.contiguous()) for similar, right in parts])
 
 
 def _ranks(similar_QN: Tensor, right_QN: Tensor) -> Tensor:
