@@ -123,7 +123,8 @@ def _vatex(files: Sequence[Path], left_out: LeftOut) -> Iterator[Entry]:
 def _youcook2(files: Sequence[Path], left_out: LeftOut) -> Iterator[Entry]:
     for file in files:
         for name, video in _json(file)["database"].items():
-            for number, segment in enumerate(video.get("annotations") or ()):
+            segments: list[Any] = video.get("annotations") or []
+            for number, segment in enumerate(segments):
                 if not segment.get("sentence"):
                     left_out["no caption"] += 1
                     continue
