@@ -232,10 +232,13 @@ def others_captions(stored: Any) -> Captions:
 
 def tensor(value: Captions, window: Window) -> str:
     """One text: of the omni captions, else the visual, else the audio ones; any in training, the first otherwise."""
-    texts = value.omni or value.visual or value.audio
-    if not texts:
-        return ""
-    return texts[int(window.rng(4).integers(len(texts))) if window.train else 0].text
+    found = texts(value)
+    return found[int(window.rng(4).integers(len(found))) if window.train else 0] if found else ""
+
+
+def texts(value: Captions) -> tuple[str, ...]:
+    """All that `tensor` chooses from."""
+    return tuple(text.text for text in value.omni or value.visual or value.audio)
 
 
 def example(rng: np.random.Generator) -> Captions:

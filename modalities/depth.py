@@ -144,7 +144,7 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     if frames is None or not len(frames.rgb):
         return None
     try:
-        given = depth_given.depth_beside(footage.path) if _wants_given(config) else None
+        given = depth_given.depth_beside(footage.path, footage.row.get("depth")) if _wants_given(config) else None
         measured = _given(footage, frames, given, config) if given else None
     except (ValueError, OSError) as error:
         raise Rejected("extract", "bad-depth-file", str(error)) from error

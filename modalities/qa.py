@@ -1,8 +1,9 @@
 """Questions about a clip with their answers, as people wrote them: what a model is taught to answer.
 
-Exact: `read` returns what was written. Looked for in the source list, columns `question` and `answer`, and beside
-`X.mp4` in `X.qa.json`: {"question": "what rolls past?", "answer": "a ball"} or a list of such. They hold for every clip
-of their source. Nothing is made up: a source without questions has none.
+Exact: `read` returns what was written. Looked for in the source list, columns `question` and `answer`, or `questions`
+with a JSON list of records as below, and beside `X.mp4` in `X.qa.json`: {"question": "what rolls past?", "answer": "a
+ball"} or a list of such. They hold for every clip of their source. Nothing is made up: a source without questions has
+none.
 """
 
 from __future__ import annotations
@@ -63,13 +64,14 @@ def extract(footage: Footage, config: Config, ask: Ask) -> Made | None:
     row = footage.row
     pairs = _pairs([{"question": row.get("question") or "", "answer": row.get("answer") or ""}])
     try:
+        pairs += _pairs(json.loads(row.get("questions") or "[]"))
         if path.is_file():  # nor a pipe, nor a folder
             status = path.stat()
             if status.st_size > _MAX_FILE_BYTES:
                 raise ValueError(f"{status.st_size} bytes is no file of questions")
             pairs += _from_file(str(path), status.st_mtime_ns)
     except ValueError as error:
-        raise Rejected("extract", "bad-qa-file", f"{path.name}: {error}") from error
+        raise Rejected("extract", "bad-qa-file", f"{path.name}, or the list: {error}") from error
     return Made(Questions(tuple(dict.fromkeys(pairs))), "given") if pairs else None
 
 

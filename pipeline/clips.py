@@ -23,6 +23,9 @@ _LEAST_STEP_S = 0.1
 ALIGNED = ("transcript", "captions", "speech")
 """Values of `clips.by` whose clips are planned from what is said, before any picture is decoded."""
 
+PLANNED = (*ALIGNED, "list")
+"""Values of `clips.by` whose clips are known before any picture is decoded."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClipsConfig:
@@ -34,16 +37,18 @@ class ClipsConfig:
     transcript  whole sentences of what Whisper hears, as many as fit in `max_s`
     captions    whole sentences of the cues of a subtitle stream, likewise
     speech      stretches in which somebody speaks, parted in pauses, likewise
+    list        as the source list states in its columns `start` and `end`; a source of which it states none is one
+                clip. One that the source has nothing of is a Drop ("not-in-source")
 
     A clip shorter than `min_s`, a whole source too, is never lost silently: it becomes a Drop ("too-short").
     """
 
-    by: Literal["fixed", "shots", "transcript", "captions", "speech"] = "fixed"
+    by: Literal["fixed", "shots", "transcript", "captions", "speech", "list"] = "fixed"
     length_s: float = 10.0
     """Of fixed clips."""
     min_s: float = 2.0
     max_s: float = 30.0
-    """Longest clip when not cutting by `length_s`."""
+    """Longest clip when not cutting by `length_s` or by the list."""
     overlap_s: float = 0.0
     """Of fixed clips: how long a clip goes on after the next one has begun."""
     margin_s: float = 0.0
@@ -56,8 +61,8 @@ class ClipsConfig:
     """Make samples of sources that have sound and no picture, cut by `length_s` (by=shots: `max_s`); else they drop."""
 
     def __post_init__(self) -> None:
-        if self.by not in ("fixed", "shots", *ALIGNED):
-            raise ValueError(f"clips.by is fixed, shots, {', '.join(ALIGNED[:-1])} or {ALIGNED[-1]}, got {self.by!r}")
+        if self.by not in ("fixed", "shots", *PLANNED):
+            raise ValueError(f"clips.by is fixed, shots, {', '.join(PLANNED[:-1])} or {PLANNED[-1]}, got {self.by!r}")
         if self.detector not in ("builtin", "pyscenedetect", "transnetv2"):
             raise ValueError(f"clips.detector is builtin, pyscenedetect or transnetv2, got {self.detector!r}")
         for name in ("length_s", "min_s", "max_s"):
@@ -156,7 +161,7 @@ class Clipper:
     span        make only the clips of runs that begin in it, as they are in the whole source: fixed, at a time of the
                 grid; shots, with the shot's first picture; aligned, with the interval. The pictures must begin with
                 the one on screen at the span's start, or one before
-    intervals   for `ALIGNED` clips: [start, end) in order, none beginning before the last has ended. An interval in
+    intervals   for `PLANNED` clips: [start, end) in order, none beginning before the last has ended. An interval in
                 which there is no picture gives no clip
     """
 
@@ -170,7 +175,7 @@ class Clipper:
         span: Span | None = None,
         intervals: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        assert (intervals is not None) == (config.by in ALIGNED), "intervals are for clips aligned with what is said"
+        assert (intervals is not None) == (config.by in PLANNED), "intervals are for clips that are planned"
         self._snap_ns = -1 if still else SNAP_NS
         self._by_shots = config.by == "shots"
         self._heeds_cuts = config.needs_cuts

@@ -11,11 +11,13 @@ from omniloom.modalities.base import Ask, Footage, Frames, Modality
 from omniloom.modalities.cameras import with_camera
 from omniloom.modalities.sample import Drop, Fact, LeftOut, Part, Rejected, Sample, SourceId
 from omniloom.pipeline.gather import Gathered, gather
+from omniloom.pipeline.moments import row_of
 from omniloom.pipeline.probe import say
 from omniloom.pipeline.recipe import reads
 from omniloom.pipeline.signals import measure, out_of_sync
 from omniloom.pipeline.sources import Source
 from omniloom.pipeline.spans import Span
+from omniloom.pipeline.still import is_still, still
 
 if TYPE_CHECKING:
     from omniloom.pipeline.recipe import BuildRecipe
@@ -31,14 +33,14 @@ def weave(
     cannot be read, a clip that a modality rejects, one that lacks a modality of `recipe.require`. What a modality
     raises otherwise is a bug or a failing system, and passes through.
 
-    A source with sound only is one Drop ("no-video"), or with `clips.audio_only` it is cut into samples that need audio
-    instead of what `require` names.
+    A picture is one clip of one frame. A source with sound only is one Drop ("no-video"), or with `clips.audio_only` it
+    is cut into samples that need audio instead of what `require` names.
     """
     pending: deque[Future[Sample | Drop] | Drop] = deque()
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="weave")
     weaver = _Weaver(source, recipe, ask)
     try:
-        for item in gather(source, recipe, ask, span):
+        for item in _picture(source, recipe) if is_still(source.path) else gather(source, recipe, ask, span):
             pending.append(pool.submit(weaver.sample, item) if isinstance(item, Gathered) else item)
             while pending and (len(pending) > threads or _is_done(pending[0])):
                 yield _result(pending.popleft())
@@ -46,6 +48,15 @@ def weave(
             yield _result(pending.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _picture(source: Source, recipe: BuildRecipe) -> Iterator[Gathered | Drop]:
+    try:
+        yield still(source, recipe)
+    except Rejected as rejected:
+        yield Drop(source.path, rejected.stage, rejected.reason, rejected.detail, source.id)
+    except (OSError, MemoryError) as error:
+        yield Drop(source.path, "decode", "unreadable", str(error), source.id)
 
 
 def split_of(source: SourceId, row: Mapping[str, str], test_fraction: float) -> str:
@@ -62,7 +73,6 @@ class _Weaver:
         self._recipe_hash = recipe.hash
         self._modalities: dict[str, Modality] = recipe.by_name()
         self._params = {name: recipe.params_hash(name) for name in self._modalities}
-        self._split = split_of(source.id, source.row, recipe.test_fraction)
         self._ask = ask
 
     def sample(self, gathered: Gathered) -> Sample | Drop:
@@ -81,8 +91,12 @@ class _Weaver:
         also: dict[str, Any] = {}
         parts: dict[str, Part] = {}
         clip, frames = gathered.clip, self._frames(gathered)
-        heard = gathered.listener.heard(clip.start_ns, clip.end_ns)
-        facts: dict[str, Fact] = {**gathered.facts, "split": self._split, "language": None}
+        heard = gathered.listener.heard(clip.start_ns, clip.end_ns) if gathered.listener else {}
+        row = row_of(self._source.row, clip)
+        split = split_of(self._source.id, row, self._recipe.test_fraction)
+        facts: dict[str, Fact] = {**gathered.facts, "split": split, "language": None}
+        if row.get("label"):
+            facts["label"] = row["label"]
         for name, modality in self._modalities.items():
             footage = Footage(
                 clip=gathered.clip,
@@ -91,7 +105,7 @@ class _Weaver:
                 audio=gathered.audio,
                 recorded=recorded,
                 subtitles=gathered.cues,
-                row=self._source.row,
+                row=row,
                 heard=heard.get(name),
                 made={name: values[name] for name in reads(modality) if name in values},
                 also=also,
@@ -146,7 +160,7 @@ class _Weaver:
             heard.present if heard else None,
             gathered.luma,
             self._recipe.signals,
-            gathered.listener.speech(clip.start_ns, clip.end_ns),
+            gathered.listener.speech(clip.start_ns, clip.end_ns) if gathered.listener else None,
             heard.drift_ms if heard else None,
         )
 

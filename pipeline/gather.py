@@ -11,6 +11,7 @@ import numpy as np
 
 from omniloom.modalities.base import AnyRecorder, Ask, Cue, Frames, Waveform
 from omniloom.modalities.sample import NS_PER_S, Clip, Drop, Fact, Rejected
+from omniloom.pipeline import moments
 from omniloom.pipeline.clips import Clipper, Close, Open
 from omniloom.pipeline.cuts import Cuts
 from omniloom.pipeline.decode import Damage, Picture, first_picture, pictures
@@ -23,7 +24,7 @@ from omniloom.pipeline.probe import VideoInfo, probe, say
 from omniloom.pipeline.sampling import FrameSampler
 from omniloom.pipeline.shots import ShotDetector, detector_of
 from omniloom.pipeline.sound import Heard, Soundtrack
-from omniloom.pipeline.spans import DAWN, Span
+from omniloom.pipeline.spans import DAWN, DUSK, Span
 from omniloom.pipeline.subtitles import read_cues, read_cues_beside
 from omniloom.pipeline.tape import SAMPLE_RATE_HZ
 
@@ -51,8 +52,8 @@ class Gathered:
     facts: Mapping[str, Fact]
     heard: Heard | None
     """None for a source without a sound track."""
-    listener: Listener
-    """What models make of the source's sound."""
+    listener: Listener | None
+    """What models make of the source's sound; None for a picture."""
     luma: tuple[np.ndarray, np.ndarray] | None
     """Times int64 (P,), from the clip's start, and mean brightness float32 (P,) in 0..255 of every picture."""
     tags: Mapping[str, str]
@@ -84,8 +85,12 @@ def gather(source: Source, recipe: BuildRecipe, ask: Ask, span: Span | None = No
         info = probe(source.path, recipe.streams)
         if info.video is None and not recipe.clips.audio_only:
             raise Rejected("probe", "no-video", "only sound: set clips.audio_only to make samples of it")
+        long_ns = round(moments.MAX_S * NS_PER_S)
+        if recipe.clips.by == "list" and not moments.has_clips(source.row) and (info.duration_ns or 0) > long_ns:
+            raise Rejected("clip", "too-long", "over an hour in one clip: the list may state start and end of several")
         with closing(_Gatherer(source, recipe, ask, info, span)) as gatherer:
             yield from gatherer.pictured() if info.video is not None else gatherer.sound_only()
+            yield from gatherer.unmet()
     except Rejected as rejected:
         yield Drop(source.path, rejected.stage, rejected.reason, rejected.detail, source.id)
     except (av.error.FFmpegError, OSError, MemoryError, UnicodeDecodeError) as error:
@@ -102,6 +107,9 @@ class _Gatherer:
         self._cues = read_cues(source.path, info)
         cues = self._cues or (read_cues_beside(source.path) if recipe.clips.by == "captions" else [])
         self._intervals = self._listener.intervals(cues, span)
+        if recipe.clips.by == "list":
+            until_ns = span.end_ns if span else DUSK
+            self._intervals = [one for one in moments.intervals(source.row) if one[0] < until_ns]
         self._recipe = recipe
         self._settings = recipe.sections["frames"] if "frames" in recipe.sections else _default_frames()
         track = info.video
@@ -125,6 +133,8 @@ class _Gatherer:
             self._scaler, self._shrinker = Scaler(), self._scaler
         self._watches = recipe.signals.sync and info.audio is not None
         self._damage: list[Damage] = []
+        self._made: list[tuple[int, int]] = []
+        """[start_ns, end_ns) of the clips so far, those that were dropped too."""
         self._open: dict[int, _OpenClip] = {}
         self._scaled: dict[Any, Any] = {}
         """Of the picture at hand, by size: made once, however many clips and recorders look on."""
@@ -170,6 +180,17 @@ class _Gatherer:
             heard_ns = end_ns
         for edge in self._clipper.finish():
             yield self._close(edge, last=True)
+
+    def unmet(self) -> Iterator[Drop]:
+        """A Drop for each clip of the list of which the source has nothing."""
+        span = self._span or Span(DAWN, DUSK)
+        listed = self._recipe.clips.by == "list" and moments.has_clips(self._source.row)
+        for start_ns, end_ns in self._intervals or () if listed else ():
+            ours = span.start_ns <= start_ns < span.end_ns
+            if ours and not any(first < end_ns and last > start_ns for first, last in self._made):
+                detail = f"{start_ns / NS_PER_S:g} to {end_ns / NS_PER_S:g} s are listed, and nothing of them is there"
+                clip = Clip(self._source.id, start_ns, end_ns)
+                yield Drop(self._source.path, "clip", "not-in-source", detail, self._source.id, clip)
 
     def close(self) -> None:
         if self._shelf is not None:
@@ -291,6 +312,7 @@ class _Gatherer:
 
     def _close(self, edge: Close, last: bool = False) -> Gathered | Drop:
         opened = self._open.pop(edge.start_ns)
+        self._made.append((edge.start_ns, edge.end_ns))
         track = self._info.video
         clip = Clip(self._source.id, edge.start_ns, edge.end_ns)
         heard = self._soundtrack.read(clip.start_ns, clip.end_ns)

@@ -21,6 +21,7 @@ from omniloom.pipeline.corpus import create_corpus, open_corpus
 from omniloom.pipeline.extract import weave
 from omniloom.pipeline.memory import give_back_free_memory, give_back_large_blocks
 from omniloom.pipeline.mirror import refuse_remote
+from omniloom.pipeline.moments import has_clips
 from omniloom.pipeline.recipe import BuildRecipe
 from omniloom.pipeline.shard import committed_units, write_drops, write_unit
 from omniloom.pipeline.shots import detector_of
@@ -87,13 +88,16 @@ def build(
 
     `address` joins a Ray cluster; without one Ray is started here with `workers` processes (default: one a core) and
     ended with the build. `workers=0` runs in this process, without Ray. Raises ValueError when the corpus at `out` was
-    made by another recipe, when a model is missing, or when nothing was found.
+    made by another recipe, when a model is missing, when nothing was found, or when a list states clips that the
+    recipe would cut otherwise.
     """
     began = time.perf_counter()
     refuse_remote(out, "build")
     for ref in recipe.models():
         family_of(ref).check(ref)
     found, drops = find_sources(sources)
+    if recipe.clips.by != "list" and any(has_clips(item.row) for item in found):
+        raise ValueError("the list states where clips start and end: set clips.by=list, or leave those columns out")
     create_corpus(out, modalities=list(recipe.modalities), recipe=recipe.as_dict())
     progress = on_progress or (lambda _: None)
 

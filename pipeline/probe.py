@@ -278,7 +278,11 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _tag(stream: Any) -> str:
-    return str(stream.codec_context.codec_tag)
+    """The stream's tag; "" if it is no letters, as AVI's numbers for sound are."""
+    try:
+        return str(stream.codec_context.codec_tag)
+    except UnicodeDecodeError:
+        return ""
 
 
 def _check_file(media: Media) -> None:

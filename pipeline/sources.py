@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from omniloom.modalities.sample import Drop, Rejected, SourceId
+from omniloom.pipeline import moments
 
 _SUFFIXES = """
     3g2 3gp aac aif aiff asf avi caf f4v flac flv m2ts m4a m4v mkv mka mov mp3 mp4 mpeg mpg mts mxf oga ogg ogv opus
@@ -31,7 +32,10 @@ _CHUNK_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A media file that a build was pointed to: its absolute path and its row of the list, if it came from one."""
+    """A media file that a build was pointed to: its absolute path and what the list says of it, if it came from one.
+
+    row: see `pipeline/moments.py` where several rows of the list are about it.
+    """
 
     path: str
     row: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -50,12 +54,13 @@ def find_sources(args: Sequence[str]) -> tuple[list[Found], list[Drop]]:
     """Media files behind the arguments, each path once (the first wins), in the order given; folders in sorted order.
 
     An argument is a file, a folder (searched for `MEDIA_SUFFIXES`, links to folders followed once), a glob ("**" goes
-    deep), or a list: csv, jsonl and parquet with a column `path` and any others (caption, split, ...), txt with one
-    path a line and "#" for comments. Relative paths in a list start at the list.
+    deep), or a list: csv, jsonl and parquet with a column `path` and any others (caption, captions, start, end, split,
+    label, question, answer, depth, ...), txt with one path a line and "#" for comments. Rows of one path are about the
+    same file. Relative paths in a list, those of `depth` too, start at the list.
 
     What cannot be a source becomes a Drop of stage "list": not-found, unreadable, not-a-file (FIFO, device, socket),
-    link-loop, bad-row. Raises ValueError for an argument that is not usable at all: nothing there, a list without
-    `path`, a URL.
+    link-loop, bad-row, overlapping-clip. Raises ValueError for an argument that is not usable at all: nothing there, a
+    list without `path`, a URL.
     """
     found: dict[str, Found] = {}
     drops: list[Drop] = []
@@ -146,15 +151,23 @@ def _fault(path: str) -> Drop | None:
 
 
 def _listed(path: Path) -> Iterator[Found | Drop]:
+    rows_of: dict[str, list[dict[str, str]]] = {}
     for number, row in enumerate(_rows(path), start=1):
-        name = row.get("path", "").strip()
+        name = row.pop("path", "").strip()
         if not name or "\0" in name:
             yield Drop(str(path), "list", "bad-row", f"row {number} has no path")
         elif "://" in name:
             yield Drop(name, "list", "not-found", f"row {number}: URLs are not read yet, download first")
         else:
-            rest = {key: value for key, value in row.items() if key != "path"}
-            yield _check(str(_absolute(path.parent / name)), rest)
+            if "depth" in row:
+                row["depth"] = str(_absolute(path.parent / row["depth"]))
+            rows_of.setdefault(str(_absolute(path.parent / name)), []).append(row)
+    for name, rows in rows_of.items():
+        if (drop := _fault(name)) is not None:
+            yield drop
+            continue
+        for item in moments.merged(name, rows):
+            yield item if isinstance(item, Drop) else Found(name, item)
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

@@ -89,6 +89,28 @@ def build(
         raise typer.Exit(NOTHING_PRODUCED)
 
 
+@app.command(
+    name="list", epilog="Example: omniloom list msrvtt MSRVTT_data.json MSRVTT_JSFUSION_test.csv --media videos"
+)
+def write_list(
+    layout: Annotated[str, typer.Argument(help="msrvtt, vatex, youcook2, didemo, audiocaps, clotho, coco, ...")],
+    annotations: Annotated[
+        list[Path], typer.Argument(help="Its annotation files; of `folders` the folder of classes.")
+    ],
+    media: Annotated[Path | None, typer.Option("--media", "-m", help="Folder of the media files.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The list; without it LAYOUT.jsonl.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the source list of a benchmark from its annotations, for `build --recipe benchmark`."""
+    from omniloom.pipeline.layouts import LAYOUTS
+    from omniloom.pipeline.listing import write_list as run
+    from omniloom.recipes.show import emit
+
+    if layout not in LAYOUTS:
+        raise typer.BadParameter(f"{layout!r} is none of {', '.join(LAYOUTS)}", param_hint="LAYOUT")
+    emit(run(layout, annotations, media, out or Path(f"{layout}.jsonl")), json)
+
+
 @app.command(epilog="Example: omniloom index laion/ --out corpus")
 def index(
     folder: Annotated[Path, typer.Argument(help="Of plain WebDataset tars: img2dataset, video2dataset, yours.")],
@@ -210,22 +232,30 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Option("--run", help="Folder of a run.")],
     corpus: Annotated[Path, typer.Option("--corpus", "-c", help="What to evaluate on: a folder or a URL.")],
-    split: Annotated[str, typer.Option(help="train, test, or all.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "test",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Only a caption's own clip is right; else those of equal captions are too.")
+    ] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help='Around class names, e.g. "a photo of a {}"; several are averaged.'),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure retrieval, matching and captioning of a run, beside chance and an untrained model."""
+    """Measure retrieval, captions, answers and classes of a run, beside chance and an untrained model."""
     from omniloom.recipes.show import bar, emit
+    from omniloom.trainer.classify import PROMPTS
     from omniloom.trainer.evaluate import evaluate as measure
 
     with bar("eval", "samples") as line:
-        report = measure(run, corpus, split=split, on_progress=line.update)
+        report = measure(run, corpus, split=split, strict=strict, prompts=prompt or PROMPTS, on_progress=line.update)
     if json:
         emit(report, json)
     else:
         from omniloom.recipes import show
-        from omniloom.recipes.tables import show_retrieval
+        from omniloom.recipes.tables import show_evaluation
 
-        show_retrieval(report, show.out)
+        show_evaluation(report, show.out)
 
 
 @app.command(epilog="Example: omniloom demo --out demo")

@@ -111,6 +111,12 @@ def test_a_model_learns_to_answer(model: MiCo, world: World) -> None:
             for row, given in enumerate(model.answer(world.batch(range(16)), [question] * 16, "va", beams))
         ]
         assert np.mean(right) > 0.9
+    every = {
+        f"key-{row}": [qa.Pair(question, _answer(world, row, question)) for question in QUESTIONS] for row in range(16)
+    }
+    found = answer_accuracy(model, [_asking(world, 7)], ("frames", "audio"), every)
+    assert found["n"] == 16 * len(QUESTIONS)
+    assert found["accuracy"] > 0.9
     asking = _asking(world, 7)
     asking.present["qa"][3:6] = False
     found = answer_accuracy(model, [asking, asking], ("frames", "audio"))
@@ -173,7 +179,7 @@ def test_answers_are_evaluated_with_all_else_and_told_in_the_card(tmp_path: Path
     )
     train(recipe, corpus, tmp_path / "run", workers=0)
     report = evaluate(tmp_path / "run", corpus, split="all", workers=0)
-    assert report["answers"]["v"]["n"] == 15
+    assert report["answers"]["v"]["n"] == 30  # two of every clip
     assert 0 <= report["answers"]["v"]["accuracy"] <= 1
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     card = (checkpoint / "README.md").read_text()

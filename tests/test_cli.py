@@ -138,7 +138,7 @@ def test_help_answers_in_under_half_a_second_and_every_verb_shows_an_example() -
         done = omniloom("--help")
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.5
-    for verb in ("build", "index", "check", "stats", "train", "eval", "demo"):
+    for verb in ("build", "list", "index", "check", "stats", "train", "eval", "demo"):
         assert verb in done.stdout
         assert f"Example: omniloom {verb}" in omniloom(verb, "--help").stdout
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omniloom.modalities.sample import NS_PER_S
-from omniloom.pipeline.clips import ALIGNED, Clipper, ClipsConfig, Close, Edge, Open, Show
+from omniloom.pipeline.clips import PLANNED, Clipper, ClipsConfig, Close, Edge, Open, Show
 from omniloom.pipeline.sampling import FrameSampler, sample_times
 from omniloom.pipeline.spans import DAWN, DUSK, Span
 
@@ -249,7 +249,7 @@ class _Material:
 
 @st.composite
 def _materials(draw: st.DrawFn) -> _Material:
-    by = draw(st.sampled_from(["fixed", "shots", *ALIGNED]))
+    by = draw(st.sampled_from(["fixed", "shots", *PLANNED]))
     if draw(st.booleans()):
         fps = draw(st.sampled_from([5, 24000 / 1001, 25, 60]))
         pictures = _steady(draw(st.integers(1, 120)), fps, draw(st.integers(-3, 3)) * 777_777_777)
@@ -272,7 +272,7 @@ def _materials(draw: st.DrawFn) -> _Material:
         margin_s=draw(st.sampled_from([0, 0.04, 0.5, 2])) if by == "shots" or not cross_cuts else 0,
     )
     intervals = None
-    if by in ALIGNED:
+    if by in PLANNED:
         ticks = sorted(draw(st.sets(st.integers(-5000, 90_000), max_size=24)))
         at_ns = [pictures[0][0] + tick * 1_000_123 for tick in ticks]
         intervals = list(pairwise(at_ns)) if draw(st.booleans()) else list(zip(at_ns[::2], at_ns[1::2], strict=False))
@@ -314,7 +314,7 @@ def test_clips_keep_to_their_shots_and_to_their_length(material: _Material) -> N
         if config.needs_cuts:
             assert not any(close.start_ns < at_ns < close.end_ns for at_ns in times)
             assert not any(close.start_ns < t + margin_ns and close.end_ns > t - margin_ns for t in times)
-        if config.by not in ALIGNED:
+        if config.by not in PLANNED:
             assert close.end_ns - close.start_ns <= length_ns + longest_ns
             if not config.needs_cuts and close.end_ns < pictures[-1][1]:
                 assert close.end_ns - close.start_ns >= length_ns - longest_ns
@@ -335,7 +335,7 @@ def test_clips_keep_to_their_shots_and_to_their_length(material: _Material) -> N
 @pytest.mark.parametrize(
     ("bad", "repair"),
     [
-        ({"by": "scenes"}, r"clips\.by is fixed, shots, transcript, captions or speech"),
+        ({"by": "scenes"}, r"clips\.by is fixed, shots, transcript, captions, speech or list"),
         ({"length_s": 0}, r"clips\.length_s"),
         ({"min_s": -1}, r"clips\.min_s"),
         ({"min_s": 20}, r"clips\.min_s .* exceeds clips\.length_s"),

@@ -111,18 +111,17 @@ def _figures(split: str, report: Mapping[str, Any]) -> str:
     """One split's table: every query, chance, and the best query of each control."""
     rows = [(name, *_scores(found), _interval(report, name)) for name, found in report["retrieval"].items()]
     rows += [(f"{name}, re-ranked", *_scores(found), "") for name, found in report.get("reranked", {}).items()]
+    rows += [(name, *_scores(found), "") for name, found in report.get("between", {}).items()]
     for control, found in report.get("controls", {}).items():
         rows += [(f"{name}, {control}", *_scores(scores), "") for name, scores in list(found.items())[:1]]
-    rows.append(("chance", *_scores(report["chance"]), ""))
-    lines = [
-        f"Split `{split}`, {report['n']} clips:",
-        "",
-        _table(("query -> target", "R@1 %", "R@5 %", "R@10 %", "R@1, 95 % interval"), rows),
-    ]
+    lines = [f"Split `{split}`, {report['n']} clips:"]
+    if rows:
+        rows.append(("chance", *_scores(report["chance"]), ""))
+        lines += ["", _table(("query -> target", "R@1 %", "R@5 %", "R@10 %", "R@1, 95 % interval"), rows)]
     lines += [f"\nMatching {what}: AUC {found['auc']:.3f}." for what, found in report.get("matching", {}).items()]
     lines += [
-        f"\nCaptions from {what}: CIDEr {found['cider']:.3f}, {found['dnll']:.3f} nats a token better with the clip"
-        " than without."
+        f"\nCaptions from {what}: CIDEr {found['cider']:.3f}{_bleu(found)}, {found['dnll']:.3f} nats a token better"
+        " with the clip than without."
         for what, found in report.get("caption", {}).items()
     ]
     lines += [
@@ -130,7 +129,17 @@ def _figures(split: str, report: Mapping[str, Any]) -> str:
         f" answer is right for {100 * found['commonest']:.1f} %."
         for what, found in report.get("answers", {}).items()
     ]
+    lines += [
+        f"\nClasses from {what}, {how}: {100 * found['top1']:.1f} % of {found['n']:.0f} right; chance"
+        f" {100 * found['chance']:.1f} %, the commonest class {100 * found['majority']:.1f} %."
+        for key, how in (("zero_shot", "by their names"), ("linear_probe", "by a linear probe"))
+        for what, found in report.get(key, {}).items()
+    ]
     return "\n".join(lines)
+
+
+def _bleu(found: Mapping[str, float]) -> str:
+    return f", BLEU-4 {100 * found['bleu4']:.1f} %" if "bleu4" in found else ""
 
 
 def _scores(found: Mapping[str, float]) -> tuple[str, ...]:

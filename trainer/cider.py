@@ -27,13 +27,13 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
         raise ValueError(f"one candidate and its references a clip, got {len(candidates)} and {len(references)}")
     if not all(references):
         raise ValueError("every clip needs at least one reference caption")
-    counted = [[_phrases(text) for text in texts] for texts in references]
+    counted = [[phrases(text) for text in texts] for texts in references]
     clips_with = Counter(phrase for texts in counted for phrase in set().union(*texts))
     rarity = {phrase: math.log(len(candidates) / count) for phrase, count in clips_with.items()}
     never = math.log(len(candidates))
     scores: list[float] = []
     for candidate, texts in zip(candidates, counted, strict=True):
-        said = _phrases(candidate)
+        said = phrases(candidate)
         scores.append(sum(_similarity(said, text, rarity, never) for text in texts) / len(texts))
     return 10 * sum(scores) / len(scores)
 
@@ -51,15 +51,17 @@ def _similarity(said: Counter[Phrase], meant: Counter[Phrase], rarity: dict[Phra
         dot / math.sqrt(one * other) if one and other else 0.0
         for dot, one, other in zip(dots, said_norms, meant_norms, strict=True)
     ]
-    words_apart = _num_words(said) - _num_words(meant)
+    words_apart = num_words(said) - num_words(meant)
     return sum(cosines) / _LONGEST * math.exp(-(words_apart**2) / (2 * _SIGMA**2))
 
 
-def _num_words(phrases: Counter[Phrase]) -> int:
-    return sum(count for phrase, count in phrases.items() if len(phrase) == 1)
+def num_words(counted: Counter[Phrase]) -> int:
+    """Words of a text whose phrases are counted."""
+    return sum(count for phrase, count in counted.items() if len(phrase) == 1)
 
 
-def _phrases(text: str) -> Counter[Phrase]:
+def phrases(text: str) -> Counter[Phrase]:
+    """Runs of one to four words of a text, with how often each is there."""
     words = re.findall(r"[^\W_]+", text.lower())
     return Counter(
         tuple(words[start : start + length])

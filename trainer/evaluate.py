@@ -1,55 +1,87 @@
-"""Evaluation: retrieval, matching and captioning of held-out clips, beside chance and controls.
+"""Evaluation: everything that a run is measured by on held-out clips, beside chance and controls.
 
-Shapes: N clips with a caption, L context tokens, C contrastive width.
+What each figure means: `docs/evaluation.md`. Shapes: N clips with a caption, Q captions of all of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from omniloom.modalities import load, short_name
-from omniloom.modalities.qa import split as split_question
+from omniloom.modalities.base import Window, read
+from omniloom.modalities.qa import Pair
 from omniloom.pipeline.batch import Batch
-from omniloom.trainer.accumulate import join_contexts
+from omniloom.trainer.answering import answer_accuracy, caption_gain, caption_scores, write_captions
 from omniloom.trainer.card import write_card
 from omniloom.trainer.checkpoint import newest_checkpoint
-from omniloom.trainer.cider import cider
+from omniloom.trainer.classify import PROMPTS, Labelled, classification, encode_labelled
 from omniloom.trainer.context import Context
-from omniloom.trainer.losses import digest
+from omniloom.trainer.encoded import (
+    Asked,
+    Encoded,
+    encode,
+    encode_all,
+    hide,
+    join,
+    letters_of,
+    right_answers,
+    with_captions,
+)
 from omniloom.trainer.mico import MiCo
 from omniloom.trainer.ranks import pick_device
+from omniloom.trainer.retrieval import (
+    Metrics,
+    between,
+    chance,
+    confidence,
+    matching_auc,
+    missing,
+    ranks,
+    rerank,
+    retrieval,
+    search,
+    similarities,
+    summary,
+    swaps,
+)
+from omniloom.trainer.spread import spread
 from omniloom.trainer.tasks import QUESTIONS, Task, parse_tasks
-from omniloom.trainer.text import Tokens
 
 if TYPE_CHECKING:
     from omniloom.pipeline.corpus import Corpus
 
-Metrics = dict[str, float]
-_ROWS = 512
-"""Pairs that the match head judges at once."""
-_RESAMPLES = 1000
+__all__ = [
+    "Asked",
+    "Encoded",
+    "Metrics",
+    "answer_accuracy",
+    "caption_gain",
+    "chance",
+    "confidence",
+    "encode",
+    "encode_all",
+    "evaluate",
+    "hide",
+    "matching_auc",
+    "ranks",
+    "rerank",
+    "retrieval",
+    "right_answers",
+    "score",
+    "search",
+    "summary",
+    "write_captions",
+]
 
-
-@dataclass(slots=True)
-class Encoded:
-    """What a model made of N captioned clips: encoded once, compared in every combination."""
-
-    keys: list[str]
-    texts: list[str]
-    tokens: Tokens
-    features: Tensor
-    """Float32 (N, C), unit vectors of the captions."""
-    context: Context
+_LABEL = "label"
+"""The fact of a sample that names its class."""
 
 
 def evaluate(
@@ -63,15 +95,19 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     seed: int = 0,
+    strict: bool = False,
+    prompts: Sequence[str] = PROMPTS,
 ) -> dict[str, Any]:
     """Scores the newest checkpoint of a run on a split ("all": everything) of a corpus, and tells its model card.
 
-    controls: other runs by name, such as one trained on permuted captions; an untrained model is always one.
-    Returns n, chance {r1, ...}, retrieval {"t->va": {r1, r5, r10, medr, mrr}, "va->t": ...}, reranked (the same for
-    the contexts that matching was trained on), ci95 {"t->va": [low, high]} of r1, matching {"va": {auc}}, caption
-    {"va": {cider, nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}}, answers {"va": {n,
-    accuracy, commonest}} and controls {name: {"t->va": {...}}}. Recalls are shares in [0, 1]; clips with equal
-    captions answer for each other. Raises ValueError if fewer than two clips of the split have captions.
+    controls: other runs by name, such as one trained on permuted captions; an untrained model is always one. strict:
+    only a caption's own clip is a right answer, as in the field's tables; else clips with an equal caption are too.
+    prompts: see `classify.zero_shot`; classes are the facts `label`, and the probe learns from split "train".
+
+    Returns what `score` does, and answers {"va": {n, accuracy, commonest}} of every question, zero_shot and
+    linear_probe {"va": {top1, ...}} where clips have labels, and controls {name: {"t->va": {...}}}. What a corpus has
+    none of is asked of nobody: contexts without a clip that shows any of them are left out. A split with labels and
+    fewer than two captions gives only the classes. Raises ValueError if it has neither, or nothing the model looks at.
     """
     from omniloom.pipeline.corpus import open_corpus
     from omniloom.pipeline.loader import Loader
@@ -88,38 +124,56 @@ def evaluate(
         torch.manual_seed(seed)
         others = {"untrained": MiCo(model.config, model.tokenizer).eval()}
     others |= {name: MiCo.from_pretrained(path) for name, path in (controls or {}).items()}
-    needed = [*model.config.modalities, model.config.text]
-    tasks = parse_tasks(settings["tasks"], needed)
+    model.to(device)
+    tasks = parse_tasks(settings["tasks"], [*model.config.modalities, model.config.text])
+    has = {short_name(name) for name in corpus.modalities}
+    if not has & {short_name(name) for name in model.config.modalities}:
+        raise ValueError(f"{corpus.path} has nothing that {run} looks at: {', '.join(model.config.modalities)}")
+    labels = labels_of(corpus, chosen)
+    taught = labels_of(corpus, "train") if labels and chosen not in {None, "train"} else {}
+    captions = {key: texts for key, texts in captions_of(corpus, model.config.text, chosen) if texts}
     rows = len(corpus.table(["key"], split=chosen))
-    total = rows * (1 + len(others))
+    total = rows * (1 + len(others)) if len(captions) > 1 else 0
+    total += (rows + len(corpus.table(["key"], split="train")) * bool(taught)) * bool(labels)
     done = 0
 
-    def encode_all(one: MiCo) -> Encoded:
+    def batches(one: MiCo, part: str | None, *more: str) -> Iterator[Batch]:
         nonlocal done
+        asked = [name for name in (*one.config.modalities, *more) if short_name(name) in has]
         window = one.config.window(train=False)
-        loader = Loader(corpus, needed, batch_size, workers=workers, window=window, train=False, split=chosen)
-        parts: list[Encoded] = []
-        for batch in loader:
-            parts.append(encode(one, batch.to(device)))
+        for batch in Loader(corpus, asked, batch_size, workers=workers, window=window, train=False, split=part):
+            yield batch.to(device)
             done += len(batch)
             if on_progress:
                 on_progress(min(done, total), total)
-        if sum(len(part.keys) for part in parts) < 2:
-            raise ValueError(
-                f"{corpus.path} has fewer than two captioned clips in split {split!r}: evaluate another one"
-            )
-        return _join(parts)
 
-    report = score(model.to(device), encode_all(model), tasks, rerank_top=rerank_top, seed=seed)
+    def encoded(one: MiCo) -> Encoded:
+        parts = join([encode(one, batch) for batch in batches(one, chosen, one.config.text)])
+        return with_captions(one, parts, captions)
+
+    report: dict[str, Any]
+    if len(captions) > 1:
+        report = score(model, encoded(model), tasks, rerank_top=rerank_top, seed=seed, strict=strict)
+    elif labels:
+        report = {"n": rows, "retrieval": {}, "chance": {}}
+    else:
+        raise ValueError(f"{corpus.path} has fewer than two captioned clips in split {split!r}: evaluate another one")
     report["answers"] = {}
-    for names in _contexts(tasks, "answer"):
-        asked = [*needed, QUESTIONS]
-        window = model.config.window(train=False)
-        loader = Loader(corpus, asked, batch_size, workers=workers, window=window, train=False, split=chosen)
-        report["answers"][_letters(model, names)] = answer_accuracy(model, loader, names)
+    answers = _contexts(tasks, "answer") if QUESTIONS in has else ()
+    questions = questions_of(corpus, chosen) if answers else {}
+    for names in answers:
+        told = batches(model, chosen, QUESTIONS)
+        report["answers"][letters_of(model, names)] = answer_accuracy(model, told, names, questions)
+    if labels:
+        test = encode_labelled(model, batches(model, chosen), labels)
+        train = encode_labelled(model, batches(model, "train"), taught) if taught else None
+        assert isinstance(test, Labelled)
+        report |= classification(model, _shown(test.context, _named(tasks)), test, train, prompts, seed)
     report["controls"] = {}
-    for name, other in others.items():
-        report["controls"][name] = retrieval(other.to(device), encode_all(other), _contexts(tasks, "contrastive"))
+    for name, other in others.items() if len(captions) > 1 else ():
+        whole = encoded(other.to(device))
+        found = _shown(whole.context, _contexts(tasks, "contrastive"))
+        report["controls"][name] = retrieval(other, whole, found, strict=strict)
     folder = newest_checkpoint(run)
     if folder is not None:
         with suppress(OSError):  # a run that may only be read is evaluated all the same
@@ -127,272 +181,105 @@ def evaluate(
     return report
 
 
+@torch.no_grad()
 def score(
-    model: MiCo, encoded: Encoded, tasks: Sequence[Task], *, rerank_top: int = 50, seed: int = 0
+    model: MiCo,
+    encoded: Encoded,
+    tasks: Sequence[Task],
+    *,
+    rerank_top: int = 50,
+    seed: int = 0,
+    strict: bool = False,
 ) -> dict[str, Any]:
-    """Everything `evaluate` reports of one model, on clips that are encoded already."""
-    same_NN = _same(encoded)
-    found = _contexts(tasks, "contrastive") or _contexts(tasks, "matching")
+    """Everything `evaluate` reports of one model, on clips that are encoded already.
+
+    n (clips), captions (of all clips), chance {r1, ...} of a caption that asks and chance_back of a clip that does,
+    retrieval {"t->va": {r1, r5, r10, medr, mrr}, "va->t": ...}, ci95 {"t->va": [low, high]} of r1, reranked (for the
+    contexts that matching was trained on), between {"a->v": {n, chance, r1, ...}}, matching {"va": {auc}}, caption
+    {"va": {cider, bleu4, nll, nll_blank, dnll}}, swaps {"t->va": {"a": r1 with other clips' sound}}, missing {"t->va":
+    {"a": r1 without sound}}, spread {"t": {effective_rank}, "va": {effective_rank, gap}}. Recalls are shares in [0, 1].
+    """
+    right_QN = right_answers(encoded, strict=strict)
+    found = _shown(encoded.context, _contexts(tasks, "contrastive") or _contexts(tasks, "matching"))
     report: dict[str, Any] = {
         "n": len(encoded.keys),
-        "chance": chance(same_NN),
-        "retrieval": retrieval(model, encoded, found),
+        "captions": len(right_QN),
+        "chance": chance(right_QN),
+        "chance_back": chance(right_QN.T),
+        "retrieval": retrieval(model, encoded, found, strict=strict),
+        "between": between(model, encoded, found),
         "reranked": {},
         "ci95": {},
         "matching": {},
         "caption": {},
         "swaps": {},
+        "missing": {},
+        "spread": spread(model, encoded, found),
     }
     for names in found:
-        letters = _letters(model, names)
-        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
-        ranks_N = ranks(similar_NN, same_NN)
-        report["ci95"][f"t->{letters}"] = confidence(ranks_N, seed)
+        query = f"t->{letters_of(model, names)}"
+        ranks_Q = ranks(similarities(model, encoded, names), right_QN)
+        report["ci95"][query] = confidence(ranks_Q, seed, encoded.asked.clips)
         if len(names) > 1:
-            report["swaps"][f"t->{letters}"] = _swaps(model, encoded, names, same_NN)
-    for names in _contexts(tasks, "matching"):
-        letters = _letters(model, names)
-        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
+            report["swaps"][query] = swaps(model, encoded, names, right_QN)
+            report["missing"][query] = missing(model, encoded, names, right_QN)
+    for names in _shown(encoded.context, _contexts(tasks, "matching")):
+        letters = letters_of(model, names)
+        similar_QN = similarities(model, encoded, names)
         for name, forward in ((f"t->{letters}", True), (f"{letters}->t", False)):
-            ranks_N = rerank(model, encoded, names, similar_NN, same_NN, rerank_top, text_asks=forward)
-            report["reranked"][name] = summary(ranks_N)
-        report["matching"][letters] = {"auc": matching_auc(model, encoded, names, same_NN)}
-    for names in _contexts(tasks, "caption"):
-        written = write_captions(model, encoded, names)
-        agreement = cider(written, [[text] for text in encoded.texts])
-        report["caption"][_letters(model, names)] = {"cider": agreement, **caption_gain(model, encoded, names)}
+            ranks_Q = rerank(model, encoded, names, similar_QN, right_QN, rerank_top, text_asks=forward)
+            report["reranked"][name] = summary(ranks_Q)
+        report["matching"][letters] = {"auc": matching_auc(model, encoded, names, right_QN)}
+    for names in _shown(encoded.context, _contexts(tasks, "caption")):
+        report["caption"][letters_of(model, names)] = caption_scores(model, encoded, names)
     return report
 
 
-@torch.no_grad()
-def encode(model: MiCo, batch: Batch) -> Encoded:
-    """The batch's clips that have a caption, encoded."""
-    name = short_name(model.config.text)
-    rows = batch.present[name].nonzero()[:, 0]
-    index = rows.tolist()
-    texts = [batch.texts[name][row] for row in index]
-    tokens = model.tokenize(texts)
-    text_NC = model.text_features(tokens) if texts else torch.zeros(0, model.config.contra_dim, device=rows.device)
-    return Encoded([batch.keys[row] for row in index], texts, tokens, text_NC, model.encode_context(batch).rows(rows))
-
-
-@torch.no_grad()
-def retrieval(model: MiCo, encoded: Encoded, contexts: Iterable[Sequence[str]]) -> dict[str, Metrics]:
-    """{"t->va": metrics, "va->t": metrics, ...} by the model's similarity."""
-    same_NN = _same(encoded)
-    found: dict[str, Metrics] = {}
-    for names in contexts:
-        letters = _letters(model, names)
-        similar_NN = model.similar(encoded.features, model.vectors(encoded.context, names))
-        found[f"t->{letters}"] = summary(ranks(similar_NN, same_NN))
-        found[f"{letters}->t"] = summary(ranks(similar_NN.T, same_NN))
+def labels_of(corpus: Corpus, split: str | None) -> dict[str, str]:
+    """The class of each sample that has one, by key."""
+    table = corpus.table(["key", "facts"], split=split)
+    found: dict[str, str] = {}
+    for key, text in zip(table["key"].to_pylist(), table["facts"].to_pylist(), strict=True):
+        label = json.loads(text).get(_LABEL) if text else None
+        if isinstance(label, (str, int)) and str(label):
+            found[key] = str(label)
     return found
 
 
-def ranks(similar_NN: Tensor, same_NN: Tensor) -> Tensor:
-    """Rank float (N,) of each row's best right answer, 1 the best; equal scores share the mean of their ranks.
-
-    A model that scores everything alike therefore gets the middle rank, not the first.
-    """
-    right_N = similar_NN.masked_fill(~same_NN, -torch.inf).amax(1, keepdim=True)
-    wrong_NN = ~same_NN
-    better_N = ((similar_NN > right_N) & wrong_NN).sum(1)
-    equal_N = ((similar_NN == right_N) & wrong_NN).sum(1)
-    return 1 + better_N + equal_N / 2
+def captions_of(corpus: Corpus, text: str, split: str | None) -> Iterator[tuple[str, list[str]]]:
+    """(key, all captions) of the samples that have any. text: the modality that a model takes for the caption."""
+    modality: Any = load(text)
+    # A modality from outside may know of one text only.
+    texts = getattr(modality, "texts", lambda value: (modality.tensor(value, Window()),))
+    for key, value in _values(corpus, text, split):
+        yield key, [one for one in texts(value) if one]
 
 
-def summary(ranks_N: Tensor) -> Metrics:
-    """Recall at 1, 5 and 10 as shares, median rank, mean reciprocal rank."""
-    ranks_N = ranks_N.double()
-    metrics = {f"r{k}": float((ranks_N <= k).double().mean()) for k in (1, 5, 10)}
-    return {**metrics, "medr": float(ranks_N.quantile(0.5)), "mrr": float((1 / ranks_N).mean())}
+def questions_of(corpus: Corpus, split: str | None) -> dict[str, Sequence[Pair]]:
+    """All that is asked about each sample, by key."""
+    return {key: value.pairs for key, value in _values(corpus, QUESTIONS, split)}
 
 
-def chance(same_NN: Tensor) -> Metrics:
-    """The metrics' expectation under a random order of the candidates."""
-    count = len(same_NN)
-    place = torch.arange(count, dtype=torch.float64)
-    right_N1 = same_NN.sum(1, dtype=torch.float64).cpu()[:, None]
-    # P(no right answer among the first k) = product of (wrong left) / (candidates left).
-    misses_NN = ((count - right_N1 - place) / (count - place)).clamp_min(0).cumprod(1)
-    survives_NN = torch.cat([torch.ones(count, 1, dtype=torch.float64), misses_NN[:, :-1]], 1)
-    first_NN = survives_NN - misses_NN  # P(the best right answer has rank k + 1)
-    recall = {f"r{k}": float(1 - misses_NN[:, min(k, count) - 1].mean()) for k in (1, 5, 10)}
-    median = float((misses_NN.mean(0) > 0.5).sum() + 1)
-    return {**recall, "medr": median, "mrr": float((first_NN / (place + 1)).sum(1).mean())}
+def _values(corpus: Corpus, name: str, split: str | None) -> Iterator[tuple[str, Any]]:
+    modality = load(name)
+    if short_name(name) not in {short_name(one) for one in corpus.modalities}:
+        return
+    for sample in corpus.samples([name]):
+        part = sample.parts.get(short_name(name))
+        if part is not None and (split is None or sample.facts.get("split") == split):
+            yield sample.key, read(modality, part)
 
 
-def confidence(ranks_N: Tensor, seed: int = 0) -> list[float]:
-    """95 % bootstrap interval of recall at 1, over queries."""
-    hits_N = (ranks_N <= 1).double().cpu()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(hits_N), (_RESAMPLES, len(hits_N)), generator=generator)
-    return hits_N[drawn].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-
-
-@torch.no_grad()
-def rerank(
-    model: MiCo,
-    encoded: Encoded,
-    names: Sequence[str],
-    similar_NN: Tensor,
-    same_NN: Tensor,
-    top: int,
-    *,
-    text_asks: bool,
-) -> Tensor:
-    """Ranks (N,) after the match head reorders the `top` most similar candidates of each query."""
-    similar_NN, same_NN = (similar_NN, same_NN) if text_asks else (similar_NN.T, same_NN.T)
-    top = min(top, len(similar_NN))
-    best_NK = similar_NN.topk(top).indices
-    queries = torch.arange(len(similar_NN), device=best_NK.device)[:, None].expand_as(best_NK).flatten()
-    candidates = best_NK.flatten()
-    text_rows, context_rows = (queries, candidates) if text_asks else (candidates, queries)
-    probability_NK = _match(model, encoded, names, text_rows, context_rows).view_as(best_NK)
-    # Candidates outside the top keep their order, below all that are inside.
-    return ranks(similar_NN.double().scatter(1, best_NK, 10 + probability_NK.double()), same_NN)
-
-
-@torch.no_grad()
-def matching_auc(model: MiCo, encoded: Encoded, names: Sequence[str], same_NN: Tensor) -> float:
-    """P(the match head scores a right pair above a random wrong one)."""
-    count = len(same_NN)
-    rows = torch.arange(count, device=same_NN.device)
-    right_N = _match(model, encoded, names, rows, rows)
-    others = torch.cat([rows.roll(shift) for shift in (1, 2, 3)])
-    kept = ~same_NN[rows.repeat(3), others]
-    wrong_M = _match(model, encoded, names, rows.repeat(3)[kept], others[kept])
-    above = (right_N[:, None] > wrong_M).double() + 0.5 * (right_N[:, None] == wrong_M).double()
-    return float(above.mean())
-
-
-@torch.no_grad()
-def write_captions(model: MiCo, encoded: Encoded, names: Sequence[str]) -> list[str]:
-    """The most likely caption of each clip, word by word."""
-    written: list[str] = []
-    for rows in torch.arange(len(encoded.keys), device=encoded.features.device).split(_ROWS // 4):
-        written += model.write_captions(encoded.context.rows(rows), names)
-    return written
-
-
-@torch.no_grad()
-def caption_gain(model: MiCo, encoded: Encoded, names: Sequence[str]) -> Metrics:
-    """-log p a token of the captions given the context, given none, and the gain between them, in nats."""
-    sums = {"nll": 0.0, "nll_blank": 0.0}
-    blank = Context({}, {}, {}, len(encoded.keys))
-    for rows in torch.arange(len(encoded.keys), device=encoded.features.device).split(_ROWS // 4):
-        tokens = encoded.tokens.rows(rows)
-        for key, context in (("nll", encoded.context.rows(rows)), ("nll_blank", blank.rows(rows))):
-            seen = model.context.select(context, names)
-            sums[key] += float(model.text.token_nll(tokens, *seen).sum())
-    words = float(encoded.tokens.mask[:, 1:].sum())
-    means = {name: value / words for name, value in sums.items()}
-    return {**means, "dnll": means["nll_blank"] - means["nll"]}
-
-
-def answer_accuracy(model: MiCo, batches: Iterable[Batch], names: Sequence[str]) -> Metrics:
-    """Share of questions answered in the right words, case aside, of one question a clip; 0 of none.
-
-    "commonest" is what saying the commonest right answer each time would score: what the question alone is worth.
-    """
-    right: list[str] = []
-    given: list[str] = []
-    letters = _letters(model, names)
-    for batch in batches:
-        pairs = [split_question(text) for text in batch.texts[QUESTIONS]]
-        rows = [row for row, there in enumerate(batch.present[QUESTIONS].tolist()) if there]
-        answers = model.answer(batch, [question for question, _ in pairs], letters)
-        # Both as the tokenizer writes them: "it's" comes back as "it ' s".
-        wanted = model.tokenize_answers([answer for _, answer in pairs]).ids.tolist()
-        right += [model.tokenizer.decode(wanted[row]) for row in rows]
-        given += [answers[row] for row in rows]
-    hits = sum(one == other for one, other in zip(right, given, strict=True))
-    commonest = max(Counter(right).values(), default=0)
-    count = max(len(right), 1)
-    return {"n": float(len(right)), "accuracy": hits / count, "commonest": commonest / count}
-
-
-def _swaps(model: MiCo, encoded: Encoded, names: Sequence[str], same_NN: Tensor) -> Metrics:
-    """Recall at 1 when one modality comes from another clip: it must fall if that modality is used."""
-    other = torch.arange(len(same_NN), device=same_NN.device).roll(1)
-    found: Metrics = {}
-    for name in names:
-        if name in encoded.context.tokens:
-            swapped = encoded.context.exchange(name, other)
-            similar_NN = model.similar(encoded.features, model.vectors(swapped, names))
-            found[_letters(model, [name])] = summary(ranks(similar_NN, same_NN))["r1"]
-    return found
-
-
-@torch.no_grad()
-def _match(model: MiCo, encoded: Encoded, names: Sequence[str], text_rows: Tensor, context_rows: Tensor) -> Tensor:
-    """P(match) float32 of pairs of rows."""
-    found = [
-        model.match_logits(encoded.tokens.rows(text), encoded.context.rows(context), names).softmax(-1)[:, 1]
-        for text, context in zip(text_rows.split(_ROWS), context_rows.split(_ROWS), strict=True)
-    ]
-    return torch.cat(found)
-
-
-def _same(encoded: Encoded) -> Tensor:
-    """Mask bool (N, N): which clips are a right answer for which captions."""
-    words = digest([" ".join(text.lower().split()) for text in encoded.texts]).to(encoded.features.device)
-    return words[:, None] == words
+def _shown(context: Context, contexts: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Those of which some clip shows something."""
+    return [names for names in contexts if bool(context.has(names).any())]
 
 
 def _contexts(tasks: Sequence[Task], objective: str) -> tuple[tuple[str, ...], ...]:
     return next((task.contexts for task in tasks if task.objective == objective), ())
 
 
-def _letters(model: MiCo, names: Iterable[str]) -> str:
-    known = {short_name(name): load(name).letter for name in model.config.modalities}
-    return "".join(known[name] for name in names)
-
-
-def _join(parts: Sequence[Encoded]) -> Encoded:
-    """Encoded batches as one: texts and tokens padded to the longest, absent modalities as masked zeros."""
-    length = max(part.tokens.ids.shape[1] for part in parts)
-    return Encoded(
-        keys=[key for part in parts for key in part.keys],
-        texts=[text for part in parts for text in part.texts],
-        tokens=Tokens(
-            torch.cat([F.pad(part.tokens.ids, (0, length - part.tokens.ids.shape[1])) for part in parts]),
-            torch.cat([F.pad(part.tokens.mask, (0, length - part.tokens.mask.shape[1])) for part in parts]),
-        ),
-        features=torch.cat([part.features for part in parts]),
-        context=join_contexts([part.context for part in parts]),
-    )
-
-
-def right_answers(encoded: Encoded) -> Tensor:
-    """Mask bool (N, N): which clips are a right answer for which captions, as equal captions are for each other."""
-    return _same(encoded)
-
-
-def encode_all(model: MiCo, batches: Iterable[Batch]) -> Encoded:
-    """The captioned clips of all batches, encoded."""
-    return _join([encode(model, batch) for batch in batches])
-
-
-@torch.no_grad()
-def search(
-    model: MiCo, encoded: Encoded, names: Sequence[str], context: Context | None = None
-) -> tuple[Tensor, Tensor]:
-    """Ranks (N,) of each caption's clip among all, and of each clip's caption, by the model's similarity.
-
-    context: in place of the clips' own, such as one with a modality exchanged or hidden.
-    """
-    same_NN = _same(encoded)
-    similar_NN = model.similar(encoded.features, model.vectors(context or encoded.context, names))
-    return ranks(similar_NN, same_NN), ranks(similar_NN.T, same_NN)
-
-
-def hide(context: Context, hidden: Mapping[str, Tensor]) -> Context:
-    """The context as if the masked samples, bool (N,) by modality, lacked that modality."""
-    nobody = torch.zeros(context.size, dtype=torch.bool)
-    away = {name: hidden.get(name, nobody).to(mask.device) for name, mask in context.present.items()}
-    return replace(
-        context,
-        masks={name: mask & ~away[name][:, None] for name, mask in context.masks.items()},
-        present={name: mask & ~away[name] for name, mask in context.present.items()},
-    )
+def _named(tasks: Sequence[Task]) -> list[tuple[str, ...]]:
+    """Every context that is trained to be compared, else every context."""
+    found = _contexts(tasks, "contrastive") or tuple(context for task in tasks for context in task.contexts)
+    return list(dict.fromkeys(found))

@@ -319,7 +319,13 @@ class MiCo(nn.Module):
         if len(questions) != len(batch):
             raise ValueError(f"ask one question about each sample, got {len(questions)} about {len(batch)}")
         names = parse_context(what, self.config.modalities) if what else self.names
-        context = self.encode_context(batch.to(self.log_scale.device), names)
+        return self.write_answers(self.encode_context(batch.to(self.log_scale.device), names), names, questions, beams)
+
+    @torch.no_grad()
+    def write_answers(
+        self, context: Context, names: Sequence[str], questions: Sequence[str], beams: int = 1
+    ) -> list[str]:
+        """Answers to one question about each row of a context that is encoded already."""
         seen = self.context.select(context, names)
         asked = self.tokenize(questions, self.question_tokens)
         ids = write(self.text, asked, *seen, self.config.answer_tokens, beams)

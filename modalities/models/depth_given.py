@@ -1,5 +1,8 @@
 """Depth that people have beside a video: `X.depth.npz`, or 16-bit PNGs in `X.depth/` with `X.camera.json`.
 
+Beside a picture `X.depth.png`, or whatever the source list names in its column `depth`: one 16-bit PNG, in millimetres
+unless `X.camera.json` states `depth_scale_m`; 0 = nothing measured.
+
     X.depth.npz    depth_mm uint16 (T, H, W), 0 = nothing measured (or depth_m float, metres); pts_ns int64 (T,) on the
                    video's presentation clock; K float64 (3, 3) in pixels of that W x H; kind "z" or "ray"
     X.camera.json  as in `cameras`, and for a folder of PNGs, in the order of their names,
@@ -63,9 +66,15 @@ class Given:
         return (depth / np.linalg.norm(geometry.rays(k, depth.shape[1], depth.shape[0]), axis=-1)).astype(np.float32)
 
 
-def depth_beside(video: str) -> Given | None:
-    """The depth of a video, or None if none lies beside it. Raises ValueError for depth that cannot be read."""
+def depth_beside(video: str, named: str | None = None) -> Given | None:
+    """The depth of a video or picture, or None if none lies beside it. Raises ValueError for depth that is none.
+
+    named: a PNG that holds it, wherever it lies.
+    """
     npz, folder = Path(video).with_suffix(".depth.npz"), Path(video).with_suffix(".depth")
+    picture = Path(named) if named else Path(video).with_suffix(".depth.png")
+    if named or picture.is_file():
+        return _from_picture(picture, Path(video).with_suffix(".camera.json"))
     if npz.is_file():
         return _from_npz(str(npz), npz.stat().st_mtime_ns)
     if folder.is_dir():
@@ -116,6 +125,23 @@ def _from_folder(folder: Path, camera: Path) -> Given:
 
     k = read_k(record["K"]) if "K" in record else None
     return Given(pts_ns, frame_m, k, size, _kind(record.get("kind", "z"), str(camera)), step_m)
+
+
+def _from_picture(picture: Path, camera: Path) -> Given:
+    record = read_record(camera) if camera.is_file() else {}
+    try:
+        step_m = float(record.get("depth_scale_m", 0.001))
+        size = (int(record["width"]), int(record["height"])) if "K" in record else None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{camera.name} must state width and height with K: {error!r}") from error
+    if step_m <= 0:
+        raise ValueError(f"{camera.name}: depth_scale_m is metres a code, got {step_m}")
+    codes = codecs.decode("png", picture.read_bytes())
+    if codes.ndim != 2 or codes.dtype != np.uint16:
+        raise ValueError(f"{picture.name} is no 16-bit gray PNG, but {codes.dtype} {codes.shape}")
+    k = read_k(record["K"]) if "K" in record else None
+    depth_m = _metres(codes, step_m)
+    return Given(np.zeros(1, np.int64), lambda _: depth_m, k, size, _kind(record.get("kind", "z"), str(camera)), step_m)
 
 
 def _metres(depth: np.ndarray, step_m: float) -> np.ndarray:
