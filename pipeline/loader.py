@@ -386,14 +386,15 @@ class Loader:
         self, items: Sequence[tuple[Entry, Window]], places: Sequence[int], sheet: _Sheet, crew: _Crew
     ) -> list[View | BadSampleError]:
         """One piece of the batch to each process: the first batch is there as soon as can be."""
-        assert crew.processes is not None
-        assert sheet.slab is not None
+        processes, slab = crew.processes, sheet.slab
+        assert processes is not None
+        assert slab is not None
         size = max(1, -(-len(items) // self._workers))
         starts = range(0, len(items), size)
 
         def show(start: int) -> Told:
             part = slice(start, start + size)
-            return crew.processes.show(items[part], places[part], sheet.slab, sheet.shapes)
+            return processes.show(items[part], places[part], slab, sheet.shapes)
 
         views: list[View | BadSampleError] = []
         for told in _map(crew.threads, show, starts):

@@ -97,7 +97,7 @@ class Processes:
             sys.path,
             dict(os.environ),
             str(Path.cwd()),
-            {name: item.__name__ for name, item in modules.items()},
+            {name: str(vars(module)["__name__"]) for name, module in modules.items()},
             limit_s,
         )
         nursery = _nursery()
@@ -169,7 +169,7 @@ class _Nursery:
         self._lock = threading.Lock()
         self._ours = Connection(ours.detach())
         with theirs:
-            command = [sys.executable, "-c", f"from {__name__} import _nurse; _nurse({theirs.fileno()})"]
+            command = [sys.executable, "-c", f"from {__name__} import nurse; nurse({theirs.fileno()})"]
             path = os.pathsep.join(item or str(Path.cwd()) for item in sys.path)
             environment = {**os.environ, **_ONE_THREAD, **_KEEPS_MEMORY, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
             self.process = subprocess.Popen(
@@ -205,7 +205,7 @@ def _nursery() -> _Nursery:
 # --- the other side ---------------------------------------------------------------------------------------------------
 
 
-def _nurse(handle: int) -> None:
+def nurse(handle: int) -> None:
     """Forks a process for each line that it is sent, until there is nobody to ask for another."""
     import torch
 

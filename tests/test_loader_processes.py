@@ -164,7 +164,7 @@ def _decoding() -> list[psutil.Process]:
     return [
         process
         for nursery in psutil.Process().children()
-        if nursery.status() != psutil.STATUS_ZOMBIE and "_nurse" in " ".join(nursery.cmdline())
+        if nursery.status() != psutil.STATUS_ZOMBIE and "import nurse" in " ".join(nursery.cmdline())
         for process in nursery.children()
     ]
 
