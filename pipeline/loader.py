@@ -355,7 +355,7 @@ class Loader:
                 continue
             self._note(entry, view)
             if self._train:
-                samples[place] = self._substitute(positions[place], place, sheet)
+                samples[place] = self._substitute(positions[place], place, sheet, crew)
             else:
                 del samples[place]
         sheet.blank([place for place, item in samples.items() if item is None])
@@ -434,14 +434,14 @@ class Loader:
         self._decoder.decode_many([item for item, _ in good], [window for _, window in good], self._modules)
         return _map(threads, show, items, fetched, places)
 
-    def _substitute(self, position: int, place: int, sheet: _Sheet) -> tuple[Entry, View]:
+    def _substitute(self, position: int, place: int, sheet: _Sheet, crew: _Crew) -> tuple[Entry, View]:
         """Another sample for a bad one, so that every rank's batch stays full: chosen by position alone."""
         retry = 0
         while True:
             retry += 1
             [item] = self._entries(self._pick(np.array([position], np.int64), retry))
             assert item is not None, "a substitute is a sample"
-            [(entry, view)] = self._views([item], [place], sheet, _Crew(None))
+            [(entry, view)] = self._views([item], [place], sheet, crew)
             if not isinstance(view, BadSampleError):
                 return entry, view
             self._note(entry, view)
