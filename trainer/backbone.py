@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from omniloom.modalities.models._torchvision import mend_torchvision
@@ -61,6 +62,13 @@ def build_vit(config: MiCoConfig) -> Any:
     if config.backbone_weights:
         _load_file(vit, Path(config.backbone_weights).expanduser(), name)
     return vit
+
+
+def colours(vit: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift, float32 (3,) each, from colours in [-1, 1] to those that a named backbone was trained with."""
+    facts: dict[str, Any] = getattr(vit, "pretrained_cfg", None) or {}
+    mean, std = (torch.tensor(facts.get(name) or (0.5, 0.5, 0.5)) for name in ("mean", "std"))
+    return 0.5 / std, (0.5 - mean) / std
 
 
 _USE = "use one of timm's vit_* or eva02_* models"

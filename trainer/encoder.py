@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omniloom.modalities import load, short_name
-from omniloom.trainer.backbone import build_vit
+from omniloom.trainer.backbone import build_vit, colours
 from omniloom.trainer.stems import MelImages, PatchStem, PointStem
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class Encoder(nn.Module):
         if config.image_px // config.patch_px <= _SHORT_SIDE:
             for block in self.vit.blocks:
                 block.attn.fused_attn = False  # with so few tokens plain matrices are a quarter faster
+        scale, shift = colours(self.vit) if config.backbone else (torch.ones(3), torch.zeros(3))
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
         self.shared_rgb = config.stem == "shared_rgb"
         self.width = int(self.vit.embed_dim)
         self.kinds = {short_name(name): load(name).stem for name in config.modalities}
@@ -90,6 +93,8 @@ class Encoder(nn.Module):
         if name in self.stems:
             patches = self.stems[name](images)
         else:
+            if images.shape[1] == 3:  # colours, or normals that are looked at as such
+                images = images * self.scale + self.shift
             patches = self.vit.patch_embed(_as_rgb(images))
         placed = self.vit._pos_embed(patches)
         placed, turn = placed if isinstance(placed, tuple) else (placed, None)  # Eva turns queries and keys too
