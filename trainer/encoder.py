@@ -33,6 +33,8 @@ class Encoder(nn.Module):
             for block in self.vit.blocks:
                 block.attn.fused_attn = False  # with so few tokens plain matrices are a quarter faster
         scale, shift = colours(self.vit) if config.backbone else (torch.ones(3), torch.zeros(3))
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("shift", shift[:, None, None], persistent=False)
         self.shared_rgb = config.stem == "shared_rgb"
