@@ -112,7 +112,7 @@ class Loader:
         """Reads the sidecars' columns of the asked modalities, and no tar.
 
         batch_size: samples a rank. workers: cores to decode with; 0 decodes in the caller's thread. processes: whether
-        workers are processes, which take a second to start, or threads, of which more than four or five gain nothing;
+        workers are processes, which take seconds to start, or threads, of which more than four or five gain nothing;
         None: processes for more than four workers without DALI. backend: "auto" takes DALI where there is a GPU and
         DALI; the tensors that it makes are on the GPU then. on_bad: "raise" a `BadSampleError`; "skip" takes another
         sample for it in training and leaves it out in evaluation; "quarantine" also lists it in the corpus'

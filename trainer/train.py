@@ -149,7 +149,7 @@ def train(
 ) -> TrainReport:
     """Trains the recipe's model on a corpus into the folder `run`; continues a run that exists, bit-exactly.
 
-    Under torchrun every rank calls it with the same arguments. `workers` are the loader's threads a rank.
+    Under torchrun every rank calls it with the same arguments. `workers` are the loader's, a rank.
     Raises ValueError if the folder holds a run of another recipe or the corpus lacks what the recipe needs.
     """
     from omniloom.pipeline.corpus import open_corpus
